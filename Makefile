@@ -1,0 +1,60 @@
+# `make demo` shows the project at work, `make test` guards it. Both do their own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Built engines, downloads and generated models: outside the tree, so that they outlive it.
+ifeq ($(shell id -u),0)
+export LLM_CACHE ?= /var/cache/baremetal-llm
+else
+export LLM_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/baremetal-llm
+endif
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# A scenario on zero hosts must fail, and no role may lean on injected facts.
+export ANSIBLE_HOST_PATTERN_MISMATCH := error
+export ANSIBLE_INJECT_FACT_VARS := false
+
+SCENARIOS ?= default trixie
+
+.PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## A fresh machine, site.yml, tokens streamed through the whole chain (run again: the same machine)
+	@SECONDS=0; requirements/install.sh demo; DEMO_VENV_SECONDS=$$SECONDS python demo/run.py
+
+demo-stop: ## Remove the demo's machine (downloads and built engines stay)
+	@requirements/install.sh demo
+	@python demo/run.py --stop
+
+test: lint unit sanity molecule ## Everything that guards the project
+
+test-all: test ## The tests, then the demo twice: the second run must change nothing
+	@$(MAKE) demo-stop demo
+	@python demo/run.py --expect-unchanged
+
+lint: venv ## ansible-lint (production), yamllint, ruff, mypy
+	ansible-lint --offline --profile production
+	yamllint --strict .
+	ruff check .
+	mypy plugins demo tests
+
+unit: venv ## Unit tests of all Python
+	ANSIBLE_COLLECTIONS_PATH=.collections PYTHONPATH=.collections pytest
+
+sanity: venv ## ansible-test sanity, on a copy of what git would commit
+	tests/sanity.sh
+
+molecule: venv ## Fresh Debian 12 and 13 machines, from check mode to removal (SCENARIOS=default for one)
+	tests/machine/engine.sh
+	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
+
+lock: venv ## Lock the Python requirements of the controller again
+	for purpose in uv demo test; do \
+	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 requirements/$$purpose.in -o requirements/$$purpose.txt; \
+	done
+
+venv: ## The Python environment that the tests use, .venv
+	@requirements/install.sh test

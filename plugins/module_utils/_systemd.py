@@ -1,0 +1,172 @@
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A service under systemd that runs with the newest of its inputs."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+from dataclasses import dataclass
+from pathlib import Path
+
+from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, Runner, compare, write
+
+UNIT_DIRECTORY = Path("/etc/systemd/system")
+STAMP_DIRECTORY = Path("/run/llm")
+_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ExecMainStartTimestampMonotonic")
+
+
+class SystemdError(LLMError):
+    """systemctl refused; the message carries what it said."""
+
+
+@dataclass(frozen=True)
+class App:
+    """A service: its unit, its files, and what else (``inputs``) it reads at its start.
+
+    For a change of a ``reloadable`` path a reload is enough, any other change restarts. ``ports`` must be free before
+    a start.
+    """
+
+    name: str
+    unit: str
+    files: tuple[FileSpec, ...] = ()
+    inputs: tuple[Path, ...] = ()
+    reloadable: frozenset[Path] = frozenset()
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, or would be in check mode: ``action`` is start, restart, reload or empty."""
+
+    changed: bool
+    action: str
+    diff: dict[str, str]
+
+
+def present(app: App, run: Runner, check: bool) -> Outcome:
+    """Write what differs, then start, restart or reload the service if it does not yet run with it.
+
+    An input that is newer than the running process makes a restart due, not a change in this very run: so an
+    interrupted run is mended by the next one.
+    """
+    difference = Difference()
+    unit = FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit)
+    specs = (unit, *app.files)
+    changed = {spec.path for spec in specs if compare(spec, difference)}
+    before = _show(app.name, run)
+    enabled = difference.add("enabled", before["UnitFileState"] == "enabled", True)
+    running = before["ActiveState"] in ("active", "reloading", "activating")
+    action = _due(app, unit.path, changed, running, before)
+    difference.add("running", running, True)
+    if action in ("restart", "reload"):
+        difference.add("process", "older than its inputs", f"{action}ed")
+    if not check:
+        if action == "start":
+            _refuse_taken_ports(app)
+        write(specs, changed, run)
+        if unit.path in changed or before["NeedDaemonReload"] == "yes":
+            _systemctl(run, "daemon-reload")
+        if enabled:
+            _systemctl(run, "enable", app.name)
+        _act(app, action, run)
+    return Outcome(difference.changed, action, difference.as_dict())
+
+
+def absent(name: str, run: Runner, check: bool) -> Outcome:
+    """Stop and forget the unit; its files are the caller's to remove."""
+    difference = Difference()
+    path = UNIT_DIRECTORY / f"{name}.service"
+    found = _show(name, run)
+    running = difference.add("running", found["ActiveState"] in ("active", "reloading", "activating", "deactivating"), False)
+    exists = difference.add(str(path), "present" if path.exists() else None, None)
+    if not check and (running or exists):
+        _systemctl(run, "disable", "--now", name)
+        path.unlink(missing_ok=True)
+        _systemctl(run, "daemon-reload")
+        run(["systemctl", "reset-failed", name])  # a unit that had not failed answers 1: nothing to mend
+        (STAMP_DIRECTORY / name).unlink(missing_ok=True)
+    return Outcome(difference.changed, "stop" if running else "", difference.as_dict())
+
+
+def listeners(ports: t.Collection[int], proc: Path = Path("/proc")) -> dict[int, str]:
+    """Which of the ports somebody listens on, and which program that is as far as /proc tells."""
+    inodes: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / table).read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            columns = line.split()
+            port = int(columns[1].rpartition(":")[2], 16)
+            if columns[3] == "0A" and port in ports:
+                inodes[f"socket:[{columns[9]}]"] = port
+    found = dict.fromkeys(inodes.values(), "another program")
+    for descriptor in proc.glob("[0-9]*/fd/*") if inodes else ():
+        try:
+            port = inodes.get(os.readlink(descriptor), 0)
+            if port:
+                found[port] = (descriptor.parent.parent / "comm").read_text().strip()
+        except OSError:
+            continue  # the process ended while we looked
+    return found
+
+
+def _due(app: App, unit: Path, changed: t.Collection[Path], running: bool, state: t.Mapping[str, str]) -> str:
+    if not running:
+        return "start"
+    started = time.time() - (time.monotonic() - int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6)
+    loaded = max(started, _modified(STAMP_DIRECTORY / app.name))
+    paths = {unit, *app.inputs, *(spec.path for spec in app.files)}
+    if any(path in changed or _modified(path) > started for path in paths - app.reloadable):
+        return "restart"
+    if any(path in changed or _modified(path) > loaded for path in paths & app.reloadable):
+        return "reload"
+    return ""
+
+
+def _act(app: App, action: str, run: Runner) -> None:
+    if action == "reload":
+        STAMP_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+        _systemctl(run, "reload", app.name)
+        (STAMP_DIRECTORY / app.name).touch()
+    elif action:
+        try:
+            _systemctl(run, action, app.name)
+        except SystemdError as exc:
+            _status, log, _err = run(["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={app.name}"])
+            raise SystemdError(f"{exc}\nThe end of its log:\n{log}") from exc
+
+
+def _refuse_taken_ports(app: App) -> None:
+    for port, program in listeners(app.ports).items():
+        raise SystemdError(
+            f"{app.name} cannot start: port {port} is already taken by {program}. Stop that program, or give {app.name} another port."
+        )
+
+
+def _modified(path: Path) -> float:
+    """Of the link itself, if it is one: a ``current`` link that was turned to an older version is a new input."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _show(name: str, run: Runner) -> dict[str, str]:
+    status, out, err = run(["systemctl", "show", f"{name}.service", *(f"--property={key}" for key in _PROPERTIES)])
+    if status != 0:
+        raise SystemdError(f"systemctl show {name} failed: {err.strip() or out.strip()}. Is systemd this machine's service manager?")
+    found = dict(line.partition("=")[::2] for line in out.splitlines())
+    return {key: found.get(key, "") for key in _PROPERTIES}
+
+
+def _systemctl(run: Runner, *arguments: str) -> None:
+    status, out, err = run(["systemctl", *arguments])
+    if status != 0:
+        raise SystemdError(f"systemctl {' '.join(arguments)} failed: {err.strip() or out.strip()}")

@@ -1,0 +1,201 @@
+#!/usr/bin/python
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Thin wrapper around ``_systemd``."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: systemd_app
+short_description: A service under systemd, with its configuration, in one call
+version_added: 0.1.0
+author: [The baremetal.llm authors (@baremetal-llm)]
+description:
+  - Writes a service's configuration files and unit atomically, enables and starts it.
+  - Restarts (or reloads) it if one of its inputs is newer than the running process, whoever wrote that input and whenever. A run that was
+    interrupted between the writing and the restart is therefore mended by the next one, and nothing is restarted twice.
+  - If a validator refuses one staged file, no file is replaced.
+attributes:
+  check_mode:
+    description: Can run in check mode and return the changed status prediction without modifying the target.
+    support: full
+  diff_mode:
+    description: Returns details on what has changed. Of secret files it says only that they changed.
+    support: full
+  idempotent:
+    description: A second run changes nothing.
+    support: full
+options:
+  name:
+    description: Name of the unit, without C(.service).
+    type: str
+    required: true
+  state:
+    description: V(absent) stops and disables the unit and removes it; O(files) and O(secret_files) are then not looked at.
+    type: str
+    choices: [present, absent]
+    default: present
+  unit:
+    description: Content of the unit file. Required if O(state=present).
+    type: str
+  files:
+    description: Configuration files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where the file shall be.
+        type: path
+        required: true
+      content:
+        description: The whole content.
+        type: str
+        required: true
+      mode:
+        description: Permissions, in octal digits.
+        type: str
+        default: '0644'
+      validate:
+        description: A command that accepts or refuses the new content; C(%s) is replaced by the path of the staged file, beside which all files
+          of the same directory are staged too.
+        type: list
+        elements: str
+        default: []
+  secret_files:
+    description: Files like O(files), whose content is never shown.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where the file shall be.
+        type: path
+        required: true
+      content:
+        description: The whole content.
+        type: str
+        required: true
+      mode:
+        description: Permissions, in octal digits.
+        type: str
+        default: '0600'
+      validate:
+        description: As in O(files).
+        type: list
+        elements: str
+        default: []
+  group:
+    description: Group of all files. Their owner is root.
+    type: str
+    default: root
+  inputs:
+    description: Further paths that the service reads at its start, such as a link to its version or a file that another task writes.
+    type: list
+    elements: path
+    default: []
+  reloadable:
+    description: Paths out of O(files), O(secret_files) and O(inputs) for which C(systemctl reload) is enough.
+    type: list
+    elements: path
+    default: []
+  ports:
+    description: TCP ports that must be free before the service is started.
+    type: list
+    elements: int
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: A web server with one file
+  baremetal.llm.systemd_app:
+    name: llm-files
+    unit: |
+      [Service]
+      ExecStart=/usr/bin/python3 -m http.server 8000 --directory /srv
+      [Install]
+      WantedBy=multi-user.target
+    files:
+      - path: /etc/llm/files/motd
+        content: hello
+    ports: [8000]
+"""
+
+RETURN = r"""
+action:
+  description: What was done to the process, or would be in check mode.
+  returned: success
+  type: str
+  sample: restart
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
+from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, absent, present
+
+
+def file_options(secret: bool) -> dict[str, dict[str, object]]:
+    return {
+        "path": {"type": "path", "required": True},
+        "content": {"type": "str", "required": True, "no_log": secret},
+        "mode": {"type": "str", "default": "0600" if secret else "0644"},
+        "validate": {"type": "list", "elements": "str", "default": []},
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "unit": {"type": "str"},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=False)},
+            "secret_files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=True)},
+            "group": {"type": "str", "default": "root"},
+            "inputs": {"type": "list", "elements": "path", "default": []},
+            "reloadable": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
+        },
+        required_if=[("state", "present", ["unit"])],
+        supports_check_mode=True,
+    )
+    params = module.params
+    try:
+        if params["state"] == "absent":
+            outcome = absent(params["name"], module.run_command, module.check_mode)
+        else:
+            outcome = present(_app(params), module.run_command, module.check_mode)
+    except (LLMError, OSError) as exc:
+        module.fail_json(msg=f"{params['name']}: {exc}", exception=exc)
+    module.exit_json(changed=outcome.changed, action=outcome.action, diff=outcome.diff)
+
+
+def _app(params: dict) -> App:
+    files = [_file(entry, params["group"], secret) for option, secret in (("files", False), ("secret_files", True)) for entry in params[option]]
+    return App(
+        name=params["name"],
+        unit=params["unit"],
+        files=tuple(files),
+        inputs=tuple(Path(path) for path in params["inputs"]),
+        reloadable=frozenset(Path(path) for path in params["reloadable"]),
+        ports=tuple(params["ports"]),
+    )
+
+
+def _file(entry: dict, group: str, secret: bool) -> FileSpec:
+    return FileSpec(
+        path=Path(entry["path"]),
+        content=entry["content"],
+        mode=int(entry["mode"], 8),
+        group=group,
+        secret=secret,
+        validate=tuple(entry["validate"]),
+    )
+
+
+if __name__ == "__main__":
+    main()
