@@ -79,7 +79,7 @@ options:
       mode:
         description: Permissions, in octal digits.
         type: str
-        default: '0600'
+        default: '0640'
       validate:
         description: As in O(files).
         type: list
@@ -142,7 +142,7 @@ def file_options(secret: bool) -> dict[str, dict[str, object]]:
     return {
         "path": {"type": "path", "required": True},
         "content": {"type": "str", "required": True, "no_log": secret},
-        "mode": {"type": "str", "default": "0600" if secret else "0644"},
+        "mode": {"type": "str", "default": "0640" if secret else "0644"},
         "validate": {"type": "list", "elements": "str", "default": []},
     }
 
