@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
@@ -14,16 +15,30 @@ def lock_entry(
 ) -> dict[str, t.Any]:
     """One entry of ``roles/common/vars/lock.yml``, with its ``version``; an empty version is the default one.
 
+    ``refused`` of an artefact names the versions that must not run: all ``below`` a version, and single ones, with the ``reason``.
+
     ``kind`` and ``variant`` select a part of the version's entry, for example ``archive`` and ``x86_64-cpu``.
     """
     software = _pick(lock, name, "The lock file", "artefact")
     chosen = version or software["default"]
+    _refuse_known_bad(name, chosen, software.get("refused", {}))
     entry = _pick(software["versions"], chosen, f"{name} in the lock file", "version")
     if kind:
         entry = _pick(entry, kind, f"{name} {chosen} in the lock file", "part")
     if variant:
         entry = _pick(entry, variant, f"{name} {chosen} ({kind}) in the lock file", "variant")
     return {"version": chosen, **entry}
+
+
+def _refuse_known_bad(name: str, version: str, refused: t.Mapping[str, t.Any]) -> None:
+    number, lowest = _number(version), _number(refused.get("below", ""))
+    if version in refused.get("versions", ()) or (number and lowest and number < lowest):
+        raise InputError(f"{name} {version} is refused: {refused['reason']}. Choose another version.")
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """1.83.10 as (1, 83, 10); empty for what is no such number."""
+    return tuple(int(part) for part in version.split(".")) if re.fullmatch(r"\d+(\.\d+)+", version) else ()
 
 
 def _pick(mapping: t.Mapping[str, t.Any], key: str, where: str, what: str) -> t.Any:

@@ -13,7 +13,7 @@ import threading
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from ansible_collections.baremetal.llm.plugins.module_utils._download import (
@@ -64,10 +64,8 @@ class Model:
         self.directory = directory
         self.files: list[File] = []
         self._lock = threading.Lock()
-        self._state = self._remembered()
+        self._state: dict[str, t.Any] = {}
         self.commit = revision if COMMIT.fullmatch(revision) else ""
-        if (self._state.get("source"), self._state.get("revision")) == (source, revision):
-            self.commit = self._state.get("commit", "")  # a branch is looked up once, then it stays where it was
 
     @property
     def repo(self) -> str:
@@ -79,9 +77,19 @@ class Model:
     def origin(self) -> str:
         return f"{self.source}@{self.commit or self.revision}" if self.repo else self.source
 
+    def recall(self) -> None:
+        """Read what earlier runs wrote down."""
+        try:
+            state = json.loads((self.directory / STATE_FILE).read_text())
+        except (OSError, ValueError):
+            return
+        if isinstance(state, dict) and isinstance(state.get("files"), dict):
+            self._state = state
+            if (state.get("source"), state.get("revision")) == (self.source, self.revision):
+                self.commit = state.get("commit", "")  # a branch is looked up once, then it stays where it was
+
     def record(self, path: str) -> dict[str, t.Any]:
-        known = self._state.get("files", {}).get(path, {})
-        return known if isinstance(known, dict) else {}
+        return t.cast("dict[str, t.Any]", self._state.get("files", {}).get(path, {}))
 
     def remember(self, file: File) -> None:
         """Write down that the file has been verified, so that nobody has to read it again."""
@@ -95,13 +103,6 @@ class Model:
             staged = path.with_name(f"{STATE_FILE}.new")
             staged.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
             os.replace(staged, path)
-
-    def _remembered(self) -> dict[str, t.Any]:
-        try:
-            state = json.loads((self.directory / STATE_FILE).read_text())
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
 
 
 @dataclass
@@ -186,6 +187,8 @@ class ModelStore:
 
         In check mode a source that cannot be reached (yet) is a warning. Raises HubLibraryMissing.
         """
+        for model in self.models:
+            model.recall()
         self._each(self.files, lambda file: file.examine(self._settings.always_verify))
         for model in self.models:
             if any(file.status != PRESENT for file in model.files):
@@ -341,7 +344,7 @@ def _safe_path(model: str, path: str) -> str:
             f"The file {path!r} of the model {model} would not lie in the model's directory under a name of its own:"
             " give a relative path without '..' and hidden names."
         )
-    return str(PurePosixPath(path))
+    return path
 
 
 def _refuse_duplicates(names: t.Sequence[str], what: str) -> None:

@@ -94,7 +94,6 @@ path:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.baremetal.llm.plugins.module_utils._artifact import Artifact, install
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 

@@ -195,12 +195,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         settings = _settings(module.params)
+        store = ModelStore(settings, module.params["models"])
         if module.check_mode:
-            result = _run(module, settings)
+            result = _run(module, store)
         else:
             make_directories(settings.root, settings.root)
             with locked(settings.root):
-                result = _run(module, settings)
+                result = _run(module, store)
     except HubLibraryMissing:
         _respawn(module)
     except LLMError as exc:
@@ -226,8 +227,7 @@ def _settings(params: dict[str, t.Any]) -> Settings:
     )
 
 
-def _run(module: AnsibleModule, settings: Settings) -> dict[str, t.Any]:
-    store = ModelStore(settings, module.params["models"])
+def _run(module: AnsibleModule, store: ModelStore) -> dict[str, t.Any]:
     try:
         store.plan(module.check_mode)
     except HubLibraryMissing:

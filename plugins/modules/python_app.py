@@ -68,7 +68,6 @@ RETURN = r"""#"""
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._python_app import PythonApp, install, is_complete

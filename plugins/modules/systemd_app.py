@@ -132,7 +132,6 @@ action:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, absent, present

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stand-in for a model hub: the part of the Hugging Face Hub's HTTP API that huggingface_hub needs to fetch files.
 
 It serves DIRECTORY/<owner>/<repository>/<file>. Files that end in .gguf or .safetensors are kept as the hub keeps large
