@@ -14,7 +14,8 @@ from collections.abc import Callable
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 
 POLL = 0.25  # seconds
-ANSWER = 10  # seconds
+ANSWER = 10  # seconds that one request may take
+START = 60  # seconds in which the router must answer for the first time: a crash loop need not be watched for longer
 GRACE = 3  # seconds after its first answer in which the router begins to load by itself what it loads at start-up
 SERVING = ("loaded", "sleeping")  # a sleeping model wakes at its next request
 
@@ -73,7 +74,7 @@ def wait_until_loaded(
 
     One that is not loaded, because it failed or made room for another, is asked for once; its next failure is final.
     """
-    deadline = clock() + timeout
+    begin = clock()
     answered_since = 0.0
     asked: list[str] = []
     while True:
@@ -86,7 +87,7 @@ def wait_until_loaded(
                 ) from exc
             state = "it is still starting"
         except (OSError, ValueError, KeyError) as exc:
-            state = f"it does not answer ({exc})"
+            state = f"no answer ({exc})"
         else:
             answered_since = answered_since or clock()
             waiting = {name: status for name, status in _pick(models, names).items() if status["value"] not in SERVING}
@@ -99,7 +100,9 @@ def wait_until_loaded(
                     router.load(name)
                     asked.append(name)
             state = "not loaded yet: " + ", ".join(f"{name} ({status['value']})" for name, status in waiting.items())
-        if clock() >= deadline:
+        if not answered_since and clock() >= begin + min(START, timeout):
+            raise RouterError(f"the router does not run: {state}")
+        if clock() >= begin + timeout:
             raise RouterError(f"the router did not load all models within {timeout:g} s: {state}")
         sleep(POLL)
 

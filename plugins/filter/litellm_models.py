@@ -1,0 +1,24 @@
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Thin wrapper around ``_topology.litellm_models``."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._topology import litellm_models
+
+
+def _litellm_models(found: t.Any, credential: str) -> t.Any:
+    try:
+        return litellm_models(found, credential)
+    except LLMError as exc:
+        raise AnsibleFilterError(str(exc)) from exc
+
+
+class FilterModule:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {"litellm_models": _litellm_models}
