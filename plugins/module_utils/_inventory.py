@@ -104,8 +104,10 @@ def _placement_errors(catalogue: HostVariables, broken: t.Container[str], host: 
             continue
         entry = catalogue[name]
         engine = ENGINES[entry["engine"]]
-        for key in sorted(set(placed) - PLACEMENT_KEYS - engine.options):
-            yield f"{where} has the unknown option {key!r}: {_one_of(key, PLACEMENT_KEYS | engine.options, listed=False)}."
+        if unknown := set(placed) - PLACEMENT_KEYS - engine.options:
+            for key in sorted(unknown):
+                yield f"{where} has the unknown option {key!r}: {_one_of(key, PLACEMENT_KEYS | engine.options, listed=False)}."
+            continue
         gpus = placed.get("gpus", [])
         if not isinstance(gpus, list) or not all(_whole(gpu) and gpu >= 0 for gpu in gpus) or len(set(gpus)) != len(gpus):
             yield f"{where} has gpus {gpus!r}: it must be a list of different GPU numbers, such as [0, 1]."

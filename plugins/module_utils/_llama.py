@@ -278,9 +278,7 @@ def _ini_value(section: str, key: str, value: t.Any) -> str:
         raise InputError(f"{_owner(section)} has {key}: {value!r}; allowed: a text, a number, true or false")
     rendered = boolean(value) if isinstance(value, bool) else str(value)
     if re.search(r"[;#\x00-\x1f]", rendered):
-        raise InputError(
-            f"{_owner(section)} has {key}: {rendered!r}, but a preset cannot hold line breaks, ; or # in a value"
-        )
+        raise InputError(f"{_owner(section)} has {key}: {rendered!r}, but a preset cannot hold line breaks, ; or # in a value")
     return rendered.strip()
 
 

@@ -87,9 +87,7 @@ def _architectures(run: Runner) -> list[str]:
     return [f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(found)}"] if status == 0 and found else []
 
 
-def install(
-    build: Build, root: Path, cache: Path, source: Path | None, run: Runner, *, check: bool
-) -> tuple[Difference, bool]:
+def install(build: Build, root: Path, cache: Path, source: Path | None, run: Runner, *, check: bool) -> tuple[Difference, bool]:
     """Install the build from the cache, or make it from ``source``; return what changed and whether it is missing.
 
     It is missing if neither the cache nor ``source`` provides it. Both may take an interruption at any point: a
@@ -180,7 +178,7 @@ def _compiler(build: Build) -> list[str]:
 def _keep(made: Path, archive: Path, run: Runner) -> None:
     staged = archive.with_name(f".{archive.name}.tmp")
     options = ["--create", "--gzip", f"--file={staged}", f"--directory={made}", "--owner=0", "--group=0"]
-    status, _out, err = run(["tar", "--create", "--gzip", f"--file={staged}", f"--directory={made}", *options, BINARY])
+    status, _out, err = run(["tar", *options, BINARY])
     if status != 0:
         raise LLMError(f"llama.cpp: tar cannot write {staged}: {err.strip()}")
     staged_sum = _sum_file(staged)

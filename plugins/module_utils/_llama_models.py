@@ -82,9 +82,7 @@ def wait_until_loaded(
             models = router.models()
         except urllib.error.HTTPError as exc:
             if exc.code != 503:  # 503: still starting
-                raise RouterError(
-                    f"the router answers {exc.code} to GET /models; is its API key the right one?"
-                ) from exc
+                raise RouterError(f"the router answers {exc.code} to GET /models; is its API key the right one?") from exc
             state = "it is still starting"
         except (OSError, ValueError, KeyError) as exc:
             state = f"no answer ({exc})"
@@ -125,6 +123,11 @@ def _refuse_failed(name: str, status: dict[str, t.Any]) -> None:
 
 def complaints(log: str, port: str) -> list[str]:
     """What the process of one model complained about in the router's log, without the time stamps."""
-    marked = (line.partition(f"[{port}] ")[2] for line in log.splitlines()) if port else iter(())
-    errors = (line.split(" ", 2)[2].strip() for line in marked if line.split(" ", 2)[1:2] == ["E"])
-    return list(dict.fromkeys(errors))[-8:]
+    found = []
+    for line in log.splitlines():
+        _before, _mark, text = line.partition(f"[{port}] ")
+        if text.startswith("error"):  # before its logger runs
+            found.append(text)
+        elif text.split(" ", 2)[1:2] == ["E"]:
+            found.append(text.split(" ", 2)[2].strip())
+    return list(dict.fromkeys(found))[-8:]

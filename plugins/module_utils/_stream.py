@@ -244,6 +244,8 @@ def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     except OSError as exc:
         source = endpoint.ca_file or "the text given for it"
         raise TLSError(f"The certificate authority cannot be read from {source} ({exc.strerror or exc}).") from exc
+    if endpoint.ca_file or endpoint.ca_pem:  # what is given is trusted, be it the server's own certificate
+        context.verify_flags |= getattr(ssl, "VERIFY_X509_PARTIAL_CHAIN", 0x80000)  # has its name since Python 3.10
     if not endpoint.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -115,9 +115,7 @@ def _check_keys(module: AnsibleModule, content: str) -> None:
     if not Path(binary).exists():
         if module.check_mode:
             return  # the first run has not installed it yet
-        raise InputError(
-            f"{binary} is not installed, so the options of the models cannot be checked. Install it first."
-        )
+        raise InputError(f"{binary} is not installed, so the options of the models cannot be checked. Install it first.")
     status, out, err = module.run_command([binary, "--help"])
     if status != 0:
         raise LLMError(f"{binary} --help failed, so the models' options cannot be checked: {err.strip()}")

@@ -247,7 +247,7 @@ def main() -> None:
             status, stranger = without_key(endpoint, questions[0])
     except UnreachableError as exc:
         if module.check_mode:
-            module.exit_json(skipped=True, msg=str(exc), probes=[], unauthorized=None, table=[])
+            module.exit_json(changed=False, skipped=True, msg=str(exc), probes=[], unauthorized=None, table=[])
         module.fail_json(msg=str(exc), probes=[], unauthorized=None, table=[])
     except LLMError as exc:
         module.fail_json(msg=str(exc))
@@ -258,6 +258,7 @@ def main() -> None:
         problems += [f"without a key: {stranger}"] if stranger else []
         rows.append(("without a key", stranger or f"{status} Unauthorized"))
     result: dict[str, t.Any] = {
+        "changed": False,
         "probes": [finding.as_dict() for finding in findings],
         "unauthorized": status,
         "table": table(rows),

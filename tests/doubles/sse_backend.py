@@ -2,7 +2,7 @@
 """Stand-in for LiteLLM: an HTTP server that streams, refuses and echoes on demand, to test what stands in front of it.
 
 POST /v1/chat/completions with ``"stream": true`` sends ``max_tokens`` events, ``pause`` seconds apart; with
-``"status": n`` it answers n in LiteLLM's shape, a 401 with what LiteLLM says of a key. Everything else is echoed: the
+``"status": n`` it answers n in LiteLLM's shape, a 401 with what LiteLLM says of a key. It has one model, ``double``. Everything else is echoed: the
 method, the raw path, the headers and the size of the body. Run by hand: ``sse_backend.py --port 4000``.
 """
 
@@ -14,6 +14,7 @@ import time
 import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+MODEL = "double"
 LEAK = "Authentication Error, Invalid proxy server token passed. Received API Key = sk-...abcd, Key Hash (Token) = 0123abcd"
 
 
@@ -23,13 +24,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         asked = json.loads(body) if body[:1] == b"{" else {}
-        if "status" in asked:
+        if asked.get("model", MODEL) != MODEL:
+            self.answer(400, {"error": {"message": f"Invalid model name {asked['model']}", "type": None, "param": None, "code": "400"}})
+        elif "status" in asked:
             message = LEAK if asked["status"] == 401 else "litellm says no"
             self.answer(asked["status"], {"error": {"message": message, "type": "auth_error", "param": None, "code": "x"}})
         elif asked.get("stream"):
-            self.stream(asked.get("max_tokens", 5), asked.get("pause", 0.2))
+            self.stream(asked.get("max_tokens", 5), asked.get("pause", 0.01))
         else:
-            self.answer(200, {"method": self.command, "path": self.path, "headers": dict(self.headers), "size": len(body)})
+            models = [{"id": MODEL, "object": "model"}]
+            self.answer(200, {"data": models, "method": self.command, "path": self.path, "headers": dict(self.headers), "size": len(body)})
 
     do_POST = do_GET
 

@@ -87,8 +87,8 @@ class ScriptedStream:
         with connection, connection.makefile("rb") as reader:
             line = reader.readline().decode("latin-1").strip()
             headers = {}
-            for raw in iter(reader.readline, b"\r\n"):
-                name, _colon, value = raw.decode().partition(":")
+            while raw := reader.readline().decode("latin-1").strip():
+                name, _colon, value = raw.partition(":")
                 headers[name.lower()] = value.strip()
             body = json.loads(reader.read(int(headers.get("content-length", 0))) or "{}")
             script = self._scripts[min(len(self.requests), len(self._scripts) - 1)]

@@ -136,10 +136,8 @@ def test_a_quantised_k_cache_lives_without_flash_attention() -> None:
 
 
 def test_the_preset_is_sorted_and_stable() -> None:
-    models = {"b": {"model": "/b.gguf"}, "a": {"parallel": 2, "load-on-startup": True}}
-    expected = (
-        "version = 1\n\n[*]\noffline = true\n\n[a]\nload-on-startup = true\nparallel = 2\n\n[b]\nmodel = /b.gguf\n"
-    )
+    models: dict[str, dict[str, t.Any]] = {"b": {"model": "/b.gguf"}, "a": {"parallel": 2, "load-on-startup": True}}
+    expected = "version = 1\n\n[*]\noffline = true\n\n[a]\nload-on-startup = true\nparallel = 2\n\n[b]\nmodel = /b.gguf\n"
     assert render_preset(models, {"offline": True}) == expected
     assert render_preset(dict(reversed(models.items())), {"offline": True}) == expected
 
@@ -174,7 +172,7 @@ def test_words_of_the_descriptions_are_not_keys(word: str) -> None:
 
 
 def test_an_unknown_key_is_named_with_its_model_and_the_nearest_known() -> None:
-    preset = {"*": {"mmap": 1}, "coder": {"flash-attention": "on", "ctx-size": 1}}
+    preset: dict[str, dict[str, t.Any]] = {"*": {"mmap": 1}, "coder": {"flash-attention": "on", "ctx-size": 1}}
     assert check_preset(preset, HELP) == [
         "the section [*] for all models has the option mmap, which the installed llama-server does not know; "
         "the nearest that it knows is load-mode",

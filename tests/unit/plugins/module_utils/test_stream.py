@@ -54,9 +54,7 @@ def ask(script: t.Sequence[Step], timeout: float = GENEROUS, on_token: t.Callabl
 
 # The parser, on its own.
 
-EVENTS = (
-    b": ping\r\n\r\ndata: one\r\n\r\nevent: error\ndata: two\ndata:  lines\nid: 7\n\ndata:\n\r: x\rdata: \xc3\xa9\r\r"
-)
+EVENTS = b": ping\r\n\r\ndata: one\r\n\r\nevent: error\ndata: two\ndata:  lines\nid: 7\n\ndata:\n\r: x\rdata: \xc3\xa9\r\r"
 EXPECTED = [Event("message", "one"), Event("error", "two\n lines"), Event("message", ""), Event("message", "é")]
 
 
@@ -120,7 +118,7 @@ def test_events_one_by_one() -> None:
 @pytest.mark.parametrize("secure", [False, True], ids=["packets", "TLS records"])
 def test_what_was_held_back_and_let_go_is_a_heap(authority: Authority, secure: bool) -> None:
     """Sixty events, each in a packet of its own, are all there before the reader comes back for the second one."""
-    script = [START, event("first"), 0.3, *tokens(60), DONE]
+    script: list[Step] = [START, event("first"), 0.3, *tokens(60), DONE]
     with ScriptedStream(script, tls=authority.server if secure else None) as server:
         endpoint = Endpoint(server.url, verify=False, timeout=GENEROUS)
         pace = stream(endpoint, QUESTION, lambda text: time.sleep(1.5) if text == "first" else None).pace
@@ -199,9 +197,7 @@ def test_a_server_that_hangs_up_at_once() -> None:
         (reply("500 Oops", b"x" * 1000), 500, None, "x" * 300 + "..."),
     ],
 )
-def test_a_status_carries_the_servers_message(
-    answer: bytes, status: int, retry_after: str | None, sentence: str
-) -> None:
+def test_a_status_carries_the_servers_message(answer: bytes, status: int, retry_after: str | None, sentence: str) -> None:
     with pytest.raises(HTTPStatusError) as caught:
         ask([answer])
     assert (caught.value.status, caught.value.retry_after) == (status, retry_after)
@@ -230,6 +226,7 @@ def test_tls_with_a_private_authority(authority: Authority) -> None:
         for endpoint in (
             Endpoint(server.url, ca_file=str(authority.path), server_name="llm.example.com"),
             Endpoint(server.url, ca_pem=authority.path.read_text(), server_name="192.0.2.1"),
+            Endpoint(server.url, ca_file=str(authority.path.with_name("server.crt")), server_name="llm.example.com"),
             Endpoint(server.url, verify=False),
         ):
             assert stream(endpoint, QUESTION).text == " 0 1"
@@ -239,9 +236,7 @@ def test_tls_with_a_private_authority(authority: Authority) -> None:
     ("trusted", "server_name", "words"),
     [(True, None, "does not pass for 127.0.0.1"), (False, "llm.example.com", "does not pass for llm.example.com")],
 )
-def test_a_certificate_that_does_not_pass(
-    authority: Authority, trusted: bool, server_name: str | None, words: str
-) -> None:
+def test_a_certificate_that_does_not_pass(authority: Authority, trusted: bool, server_name: str | None, words: str) -> None:
     with ScriptedStream([START, DONE], tls=authority.server) as server:
         endpoint = Endpoint(server.url, ca_file=str(authority.path) if trusted else None, server_name=server_name)
         with pytest.raises(TLSError, match=words):

@@ -1,0 +1,116 @@
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.baremetal.llm.plugins.module_utils._inventory import inventory_errors
+
+MODEL: dict[str, t.Any] = {"source": "file:/srv/chat.gguf", "engine": "llama_router"}
+CLIENTS = [{"name": "laptop"}]
+
+
+def errors(
+    models: dict[str, t.Any] | None = None, serve: t.Any = None, clients: t.Any = None, **host: t.Any
+) -> list[str]:
+    catalogue = {"chat": MODEL} if models is None else models
+    placed = [{"model": "chat"}] if serve is None else serve
+    hostvars = {"box": {"llm_serve": placed, "llm_clients": CLIENTS if clients is None else clients, **host}}
+    return inventory_errors(catalogue, hostvars, {"inference_servers": ["box"], "gateways": ["box"]})
+
+
+def test_a_good_inventory_has_none() -> None:
+    assert errors() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source": "s3://x"}, "llm_models.chat.source is 's3://x': it must be hf:"),
+        ({"source": None}, "llm_models.chat.source is None"),
+        ({"source": "hf:a/b"}, "llm_models.chat.files is empty"),
+        ({"engine": "lama_router"}, "llm_models.chat.engine is 'lama_router': did you mean llama_router"),
+        ({"contxt": 5}, "llm_models.chat.contxt is not an option: did you mean context"),
+        ({"sha256": "abc"}, "llm_models.chat: sha256 of chat.gguf is 'abc'"),
+        ({"files": ["../../etc/passwd.gguf"]}, "leaves the model's directory"),
+        ({"files": ["README.md"]}, "llm_models.chat has no .gguf file"),
+        ({"files": "chat.gguf"}, "llm_models.chat.files is 'chat.gguf': it must be a list"),
+        ({"kv_cache": "q9_0"}, "q9_0"),
+        ({"context": -1}, "-1"),
+    ],
+)
+def test_a_wrong_model(change: dict[str, t.Any], said: str) -> None:
+    found = errors({"chat": {**MODEL, **change}})
+    assert len(found) == 1, found
+    assert said in found[0]
+
+
+@pytest.mark.parametrize("name", ["Chat", "a b", "-x", "x" * 64, "models/chat"])
+def test_a_name_that_is_no_model_id(name: str) -> None:
+    assert any("is no model id" in error for error in errors({name: MODEL, "chat": MODEL}))
+
+
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        ([{"model": "caht"}], "llm_serve of box places the model 'caht', which is not in llm_models: did you mean chat"),
+        ([{"model": "chat", "gpu": [0]}], "llm_serve of box: chat has the unknown option 'gpu': did you mean gpus"),
+        ([{"model": "chat", "gpus": 0}], "llm_serve of box: chat has gpus 0"),
+        ([{"model": "chat", "gpus": [0, 0]}], "has gpus [0, 0]"),
+        ([{"model": "chat", "port": 0}], "has port 0: it must be a number from 1 to 65535"),
+        ([{"model": "chat"}, {"model": "chat"}], "places chat twice on port 8081"),
+        ([{"model": "chat", "port": 9000}, {"model": "small", "port": 9000}], "port 9000 of small is already taken by chat"),
+        ([{"model": "chat"}, {"model": "small", "port": 8081}], "port 8081 of small is already taken by llama-router"),
+        ([{"model": "small", "port": 8081}, {"model": "chat"}], "port 8081 of chat is already taken by small"),
+        ([{"model": "chat", "port": 4000}], "port 4000 of chat is already taken by LiteLLM (litellm_port)"),
+        ([{"model": "chat", "port": 443}], "port 443 of chat is already taken by nginx (nginx_port)"),
+        ([{"model": "chat", "kv_cache_v": "q4_0", "flash_attention": "off"}], "flash"),
+        ("chat", "llm_serve of box is 'chat': it must be a list of mappings"),
+        ([], "No host of inference_servers has an llm_serve"),
+    ],
+)
+def test_a_wrong_placement(serve: t.Any, said: str) -> None:
+    found = errors({"chat": MODEL, "small": MODEL}, serve)
+    assert len(found) == 1, found
+    assert said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("clients", "said"),
+    [
+        ([], "llm_clients of box is []"),
+        (["laptop"], "it must be a list of mappings"),
+        ([{"name": "a b"}], "'a b' is no name for a client"),
+        ([{"name": "a"}, {"name": "a"}], "names a 2 times"),
+        ([{"name": "a", "key": "short"}], "the key of a is shorter than 32 characters"),
+        ([{"name": "a", "key": 'with"quote' + "x" * 32}], "a header cannot carry"),
+        ([{"name": "a", "requests_per_minute": 0}], "requests_per_minute of a is 0"),
+        ([{"name": "a", "parallel": "many"}], "parallel of a is 'many'"),
+    ],
+)
+def test_a_wrong_client(clients: t.Any, said: str) -> None:
+    found = errors(clients=clients)
+    assert len(found) == 1, found
+    assert said in found[0]
+    assert "short:" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"litellm_master_key": ""}, "litellm_master_key of box has 0 characters"),
+        ({"litellm_master_key": "sk-1234"}, "litellm_master_key of box has 7 characters"),
+        ({"nginx_tls_certificate": "PEM"}, "nginx_tls_certificate of box is set but nginx_tls_private_key is not"),
+        ({"nginx_tls_private_key": "PEM"}, "nginx_tls_private_key of box is set but nginx_tls_certificate is not"),
+    ],
+)
+def test_a_wrong_gateway(variables: dict[str, t.Any], said: str) -> None:
+    (found,) = errors(**variables)
+    assert said in found
+    assert "sk-1234" not in found
+
+
+def test_everything_is_said_at_once() -> None:
+    found = errors({"chat": {"source": "x", "engine": "y"}}, [{"model": "no"}], [{"name": "a b"}])
+    assert len(found) == 4

@@ -1,0 +1,106 @@
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
+from ansible_collections.baremetal.llm.plugins.module_utils._topology import endpoints, host_plan, litellm_models
+
+CATALOGUE: dict[str, dict[str, t.Any]] = {
+    "chat": {"source": "hf:a/b", "files": ["x-00002-of-2.gguf", "x-00001-of-2.gguf"], "engine": "llama_router", "context": 4096},
+    "small": {"source": "file:/srv/small.gguf", "sha256": "0" * 64, "engine": "llama_router", "context": "auto"},
+    "seeing": {"source": "hf:a/c", "files": ["m.gguf"], "mmproj": "mmproj.gguf", "engine": "llama_router"},
+}
+
+
+def one(serve: list[dict[str, t.Any]], **more: t.Any) -> tuple[dict[str, t.Any], dict[str, list[str]]]:
+    return {"box": {"llm_serve": serve, **more}}, {"inference_servers": ["box"], "gateways": ["box"]}
+
+
+def fleet() -> tuple[dict[str, t.Any], dict[str, list[str]]]:
+    hostvars = {
+        "gw": {},
+        "gpu1": {"ansible_host": "10.0.0.1", "llm_serve": [{"model": "chat"}]},
+        "gpu2": {"ansible_host": "gpu2.lan", "llm_address": "fd00::2", "llm_serve": [{"model": "chat"}, {"model": "small", "port": 9001}]},
+        "gpu3": {"ansible_host": "gpu3.lan", "llm_serve": [{"model": "small"}]},
+    }
+    return hostvars, {"inference_servers": ["gpu1", "gpu2", "gpu3"], "gateways": ["gw"]}
+
+
+def test_models_without_a_port_share_a_router_on_loopback() -> None:
+    plan = host_plan(CATALOGUE, *one([{"model": "chat", "gpus": [1]}, {"model": "small"}]), "box")
+    (router,) = plan["routers"]
+    assert (router["service"], router["bind"], router["port"], router["models_max"]) == ("llama-router", "127.0.0.1", 8081, 2)
+    assert router["models"]["chat"]["model"] == "/var/lib/llm/models/chat/x-00001-of-2.gguf"
+    assert router["models"]["chat"]["device"] == "CUDA1"
+    assert router["models"]["small"]["model"] == "/var/lib/llm/models/small/small.gguf"
+
+
+def test_what_is_downloaded() -> None:
+    plan = host_plan(CATALOGUE, *one([{"model": "small"}, {"model": "seeing"}]), "box")
+    assert plan["models"] == [
+        {"name": "small", "source": "file:/srv/small.gguf", "revision": "", "files": [{"path": "small.gguf", "sha256": "0" * 64}]},
+        {
+            "name": "seeing",
+            "source": "hf:a/c",
+            "revision": "",
+            "files": [{"path": "m.gguf", "sha256": ""}, {"path": "mmproj.gguf", "sha256": ""}],
+        },
+    ]
+
+
+def test_a_port_of_its_own_is_a_router_of_its_own() -> None:
+    hostvars, groups = one([{"model": "chat"}, {"model": "small", "port": 9001}], llm_models_max=5)
+    shared, own = host_plan(CATALOGUE, hostvars, groups, "box")["routers"]
+    assert (shared["service"], shared["port"], shared["models_max"], list(shared["models"])) == ("llama-router", 8081, 5, ["chat"])
+    assert (own["service"], own["port"], own["models_max"], list(own["models"])) == ("llama-router-9001", 9001, 1, ["small"])
+
+
+def test_a_deployment_overrides_its_model() -> None:
+    plan = host_plan(CATALOGUE, *one([{"model": "chat", "context": 512, "parallel": 2}]), "box")
+    assert plan["routers"][0]["models"]["chat"]["ctx-size"] == "1024"
+
+
+def test_nothing_placed_is_nothing_to_do() -> None:
+    assert host_plan(CATALOGUE, *one([]), "box") == {"models": [], "routers": []}
+
+
+def test_engines_listen_where_the_gateway_reaches_them() -> None:
+    hostvars, groups = fleet()
+    binds = [host_plan(CATALOGUE, hostvars, groups, host)["routers"][0]["bind"] for host in groups["inference_servers"]]
+    assert binds == ["10.0.0.1", "fd00::2", "0.0.0.0"]
+    assert [endpoint["url"] for endpoint in endpoints(CATALOGUE, hostvars, groups, "gw")] == [
+        "http://10.0.0.1:8081",
+        "http://[fd00::2]:8081",
+        "http://[fd00::2]:9001",
+        "http://gpu3.lan:8081",
+    ]
+
+
+def test_equal_models_share_a_name_and_have_ids_of_their_own() -> None:
+    hostvars, groups = fleet()
+    found = litellm_models(endpoints(CATALOGUE, hostvars, groups, "gw"), "engine")
+    assert [entry["model_name"] for entry in found] == ["chat", "chat", "small", "small"]
+    assert [entry["model_info"]["id"] for entry in found] == ["chat@gpu1:8081", "chat@gpu2:8081", "small@gpu2:9001", "small@gpu3:8081"]
+    assert found[0] == {
+        "model_name": "chat",
+        "litellm_params": {"model": "openai/chat", "api_base": "http://10.0.0.1:8081/v1", "litellm_credential_name": "engine"},
+        "model_info": {"id": "chat@gpu1:8081", "mode": "chat", "max_input_tokens": 4096},
+    }
+    assert "max_input_tokens" not in found[2]["model_info"]
+
+
+def test_adding_a_server_leaves_the_other_servers_alone() -> None:
+    hostvars, groups = fleet()
+    before = [host_plan(CATALOGUE, hostvars, groups, host) for host in groups["inference_servers"]]
+    hostvars["gpu4"] = {"ansible_host": "10.0.0.4", "llm_serve": [{"model": "small"}]}
+    groups = {**groups, "inference_servers": [*groups["inference_servers"], "gpu4"]}
+    assert [host_plan(CATALOGUE, hostvars, groups, host) for host in groups["inference_servers"][:3]] == before
+    assert endpoints(CATALOGUE, hostvars, groups, "gw")[-1]["url"] == "http://10.0.0.4:8081"
+
+
+def test_a_model_that_is_not_there_is_an_error_even_without_preflight() -> None:
+    with pytest.raises(InputError, match="box cannot serve nothing"):
+        host_plan(CATALOGUE, *one([{"model": "nothing"}]), "box")
