@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ["LLM_CACHE"])
 INVENTORY = Path("inventories/demo")
-SECRETS = INVENTORY / "secrets"
-CA = SECRETS / "ca.crt"
+SECRETS = INVENTORY / ".secrets"
+CA = SECRETS / "tls/ca.crt"
 KEY = SECRETS / "keys/demo"
 LOG = Path(".cache/demo.log")
 REPORT = Path(".cache/demo-stages.json")

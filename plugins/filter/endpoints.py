@@ -7,7 +7,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._topology import endpoints
 

@@ -27,7 +27,7 @@ options:
 EXAMPLES = r"""
 - name: Name the clients
   ansible.builtin.debug:
-    msg: "{{ query('baremetal.llm.client_keys', {'name': 'laptop'}, dir=inventory_dir ~ '/secrets') | map(attribute='name') }}"
+    msg: "{{ query('baremetal.llm.client_keys', {'name': 'laptop'}, dir=inventory_dir ~ '/.secrets') | map(attribute='name') }}"
 """
 
 RETURN = r"""

@@ -31,7 +31,7 @@ options:
 EXAMPLES = r"""
 - name: Show where the value comes from, not the value
   ansible.builtin.debug:
-    msg: "{{ lookup('baremetal.llm.secret', 'litellm_master_key', dir=inventory_dir ~ '/secrets', prefix='sk-') | length }}"
+    msg: "{{ lookup('baremetal.llm.secret', 'litellm_master_key', dir=inventory_dir ~ '/.secrets', prefix='sk-') | length }}"
 """
 
 RETURN = r"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 ABSENT = "(absent)"
-SECRET = "(secret)"
+SECRET = "(secret)"  # noqa: S105 - what is shown instead of one
 
 
 class Difference:

@@ -167,10 +167,10 @@ def _gateway_errors(host: str, variables: Variables) -> Iterator[str]:
         for limit in ("requests_per_minute", "burst", "parallel"):
             if limit in client and not (_whole(client[limit]) and client[limit] >= (0 if limit == "burst" else 1)):
                 yield f"llm_clients of {host}: {limit} of {client.get('name')} is {client[limit]!r}: it must be a positive whole number."
-    key = variables.get("litellm_master_key")
+    key = variables.get("llm_master_key")
     if key is not None and (len(str(key)) < MINIMAL_KEY_LENGTH or key in KNOWN_KEYS):
         yield (
-            f"litellm_master_key of {host} has {len(str(key))} characters: it guards every model, give it at least {MINIMAL_KEY_LENGTH} random"
+            f"llm_master_key of {host} has {len(str(key))} characters: it guards every model, give it at least {MINIMAL_KEY_LENGTH} random"
             " ones, or leave it out, and one is made."
         )
     certificate, private_key = variables.get("nginx_tls_certificate"), variables.get("nginx_tls_private_key")

@@ -23,7 +23,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._stream import Answe
 @dataclass(frozen=True)
 class Reply:
     status: int
-    headers: t.Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: t.Any
 
 
@@ -84,7 +84,7 @@ def front_door(host: t.Any) -> FrontDoor:
     """By default Molecule's machine; LLM_FRONT_DOOR_NAME and LLM_SECRETS_DIR name another one."""
     name = os.environ.get("LLM_FRONT_DOOR_NAME") or host.ansible.get_variables()["inventory_hostname"]
     inventory = Path(os.environ.get("MOLECULE_INVENTORY_FILE", "inventory"))
-    secrets = Path(os.environ.get("LLM_SECRETS_DIR") or inventory.parent / "secrets")
+    secrets = Path(os.environ.get("LLM_SECRETS_DIR") or inventory.parent / ".secrets")
     return FrontDoor(name, host.check_output("hostname -I").split()[0], secrets)
 
 

@@ -6,7 +6,6 @@ import json
 import typing as t
 
 import pytest
-
 from conftest import FrontDoor, Reply  # type: ignore[import-not-found]
 
 testinfra_hosts = ["ansible://gateways"]

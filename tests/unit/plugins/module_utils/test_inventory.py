@@ -99,8 +99,8 @@ def test_a_wrong_client(clients: t.Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"litellm_master_key": ""}, "litellm_master_key of box has 0 characters"),
-        ({"litellm_master_key": "sk-1234"}, "litellm_master_key of box has 7 characters"),
+        ({"llm_master_key": ""}, "llm_master_key of box has 0 characters"),
+        ({"llm_master_key": "sk-1234"}, "llm_master_key of box has 7 characters"),
         ({"nginx_tls_certificate": "PEM"}, "nginx_tls_certificate of box is set but nginx_tls_private_key is not"),
         ({"nginx_tls_private_key": "PEM"}, "nginx_tls_private_key of box is set but nginx_tls_certificate is not"),
     ],
