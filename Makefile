@@ -36,7 +36,7 @@ test-all: test ## The tests, then the demo twice: the second run must change not
 	@python demo/run.py --expect-unchanged
 
 lint: venv ## ansible-lint (production), yamllint, ruff, mypy
-	ansible-lint --offline --profile production
+	ANSIBLE_HOST_PATTERN_MISMATCH=ignore ansible-lint --offline --profile production  # it has no inventory
 	yamllint --strict .
 	ruff check .
 	mypy plugins demo tests

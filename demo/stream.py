@@ -5,7 +5,7 @@
 
     demo/stream.py --url https://127.0.0.1:8443 --ca ca.crt --key-file keys/demo --model demo --prompt 'Hello?'
 
-Exit code: 0 all well, 1 no complete answer, 2 wrong arguments, 3 the tokens came in a heap, 4 served without a key.
+Exit code: 0 all well, 1 no complete answer, 2 wrong arguments, 3 the tokens came in a heap, 4 not turned away without a key.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._stream import (
 )
 
 NO_ANSWER, HEAPED, OPEN_DOOR = 1, 3, 4
+TURNED_AWAY = (401, 429)  # 429: too many have tried without a key just now
 BOLD, DIM, GREEN, RED = "1", "2", "32", "31"
 
 
@@ -100,9 +101,9 @@ def main() -> int:
     if given.json:
         print(json.dumps({**dataclasses.asdict(answer), "without_key": status}, indent=2))
     else:
-        style = GREEN if status == 401 else RED
+        style = GREEN if status in TURNED_AWAY else RED
         row("without a key", paint(style, f"{status} {http.client.responses.get(status, '')}"))
-    if status != 401:
+    if status not in TURNED_AWAY:
         return OPEN_DOOR
     return HEAPED if answer.pace.delivery == HEAP else 0
 

@@ -128,7 +128,7 @@ def _port_errors(
         taken[_port(hostvars[host].get("litellm_port", 4000))] = "LiteLLM (litellm_port)"
     shared: dict[int, set[str]] = {}
     for placed in serve if isinstance(serve, list) else []:
-        entry = catalogue.get(placed.get("model"), {}) if isinstance(placed, Mapping) else {}
+        entry = catalogue.get(placed.get("model", ""), {}) if isinstance(placed, Mapping) else {}
         engine = ENGINES.get(entry.get("engine", "")) if isinstance(entry, Mapping) else None
         if engine is None:
             continue

@@ -21,7 +21,7 @@ from collections import Counter
 
 HEAP_AVERAGE = 4
 ENOUGH = 8
-LONG_ENOUGH = 0.1
+LONG_ENOUGH = 0.05
 HEADER = ("first token", "tokens/s", "gap median", "gap p95", "gap max", "total", "tokens", "delivery")
 
 Delivery = t.NewType("Delivery", str)
@@ -78,7 +78,7 @@ def measure(started: float, ended: float, stamps: t.Sequence[Stamp], tokens: int
 
 def table(rows: t.Iterable[tuple[str, Pace | str]]) -> list[str]:
     """Lines to print: a row for every named pace, or for the sentence that says why there is none."""
-    lines = [("", HEADER), *((name, _cells(pace)) for name, pace in rows)]
+    lines = [("model", HEADER), *((name, _cells(pace)) for name, pace in rows)]
     first = max(len(name) for name, _cells_ in lines)
     full = [cells for _name, cells in lines if len(cells) == len(HEADER)]
     widths = [max(map(len, column)) for column in zip(*full)]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 import typing as t
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class SystemdError(LLMError):
 class App:
     """A service: its unit, its files, and what else (``inputs``) it reads at its start.
 
-    For a change of a ``reloadable`` path a reload is enough, any other change restarts. ``ports`` must be free before
-    a start.
+    ``user`` is a system user without a shell, created with its group if there is none. For a change of a ``reloadable`` path a
+    reload is enough, any other change restarts. ``ports`` must be free before a start.
     """
 
     name: str
@@ -37,6 +38,8 @@ class App:
     inputs: tuple[Path, ...] = ()
     reloadable: frozenset[Path] = frozenset()
     ports: tuple[int, ...] = ()
+    user: str = ""
+    home: str = "/nonexistent"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def present(app: App, run: Runner, check: bool) -> Outcome:
     interrupted run is mended by the next one.
     """
     difference = Difference()
+    lacks_user = bool(app.user) and difference.add(f"user {app.user}", "present" if _has_user(app.user) else None, "present")
     unit = FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit)
     specs = (unit, *app.files)
     changed = {spec.path for spec in specs if compare(spec, difference)}
@@ -68,6 +72,8 @@ def present(app: App, run: Runner, check: bool) -> Outcome:
     if not check:
         if action == "start":
             _refuse_taken_ports(app)
+        if lacks_user:
+            _create_user(app, run)
         write(specs, changed, run)
         if unit.path in changed or before["NeedDaemonReload"] == "yes":
             _systemctl(run, "daemon-reload")
@@ -115,6 +121,20 @@ def listeners(ports: t.Collection[int], proc: Path = Path("/proc")) -> dict[int,
         except OSError:
             continue  # the process ended while we looked
     return found
+
+
+def _has_user(name: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(name))
+    except KeyError:
+        return False
+
+
+def _create_user(app: App, run: Runner) -> None:
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", app.home, "--shell", "/usr/sbin/nologin", app.user]
+    status, _out, err = run(command)
+    if status != 0:
+        raise SystemdError(f"useradd cannot create the user {app.user}: {err.strip()}")
 
 
 def _due(app: App, unit: Path, changed: t.Collection[Path], running: bool, state: t.Mapping[str, str]) -> str:

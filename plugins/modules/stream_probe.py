@@ -16,7 +16,7 @@ description:
     one by one or in a heap.
   - The models are asked one after the other, so that one does not slow down the figures of the next.
   - Tokens came in a heap when, on average, four or more arrived together, or half of them at once. That is what a proxy
-    that buffers does. Fewer than eight tokens, or an answer within a tenth of a second, are too little to tell.
+    that buffers does. Fewer than eight tokens, or an answer within 50 milliseconds, are too little to tell.
 attributes:
   check_mode:
     support: full

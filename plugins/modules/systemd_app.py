@@ -38,6 +38,14 @@ options:
   unit:
     description: Content of the unit file. Required if O(state=present).
     type: str
+  user:
+    description: A system user without a shell, who is created, with a group of the same name, if there is none.
+    type: str
+    default: ''
+  home:
+    description: The home directory of a user that is created. It is not made.
+    type: path
+    default: /nonexistent
   files:
     description: Configuration files.
     type: list
@@ -152,6 +160,8 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "unit": {"type": "str"},
+            "user": {"type": "str", "default": ""},
+            "home": {"type": "path", "default": "/nonexistent"},
             "files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=False)},
             "secret_files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=True)},
             "group": {"type": "str", "default": "root"},
@@ -178,6 +188,8 @@ def _app(params: dict) -> App:
     return App(
         name=params["name"],
         unit=params["unit"],
+        user=params["user"],
+        home=params["home"],
         files=tuple(files),
         inputs=tuple(Path(path) for path in params["inputs"]),
         reloadable=frozenset(Path(path) for path in params["reloadable"]),

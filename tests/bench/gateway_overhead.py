@@ -5,7 +5,7 @@
 Nginx and LiteLLM, interleaved in one run on the machine itself.
 
     tests/bench/gateway_overhead.py                     (the demo's machine)
-    tests/bench/gateway_overhead.py --reach 'ssh root@gpu01' --secrets inventories/single/secrets --client laptop --model chat
+    tests/bench/gateway_overhead.py --reach 'ssh root@gpu01' --secrets inventories/single/.secrets --client laptop --model chat
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ with tempfile.TemporaryDirectory() as top:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what the gateway adds to the engine's times.")
     parser.add_argument("--reach", default="docker exec -i baremetal-llm-demo", help="command that runs another there")
-    parser.add_argument("--secrets", type=Path, default=ROOT / "inventories/demo/secrets")
+    parser.add_argument("--secrets", type=Path, default=ROOT / "inventories/demo/.secrets")
     parser.add_argument("--client", default="demo", help="the client of llm_clients whose key is used")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--server-name", default="localhost", help="a name in the front door's certificate")

@@ -62,7 +62,7 @@ def test_it_makes_sense_and_yields_its_endpoints(name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_playbooks_take_it(name: str) -> None:
     playbook = Path(sys.executable).with_name("ansible-playbook")
-    command = [playbook, "--inventory", f"inventories/{name}", "--syntax-check", "playbooks/site.yml"]
+    command = [str(playbook), "--inventory", f"inventories/{name}", "--syntax-check", "playbooks/site.yml"]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -142,6 +143,24 @@ def test_who_listens_is_read_from_proc(tmp_path: Path) -> None:
     assert listeners([4000, 80], tmp_path) == {4000: "python3"}
     (tmp_path / "net" / "tcp").write_text("header\n" + line.format(state="01"))
     assert listeners([4000], tmp_path) == {}
+
+
+def test_a_missing_user_is_created_first(tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str]) -> tuple[int, str, str]:
+        commands.append(command)
+        return (0, "", "") if command[0] == "useradd" else systemd(command)
+
+    wanted = dataclasses.replace(app(tmp_path), user="llm-nobody-has-this-name", home="/var/lib/x")
+    assert "user llm-nobody-has-this-name: (absent)" in present(wanted, run, check=True).diff["before"]
+    assert not any(command[0] == "useradd" for command in commands)
+    present(wanted, run, check=False)
+    (created,) = [command for command in commands if command[0] == "useradd"]
+    assert created[-1] == "llm-nobody-has-this-name"
+    assert created[created.index("--home-dir") + 1] == "/var/lib/x"
+    monkeypatch.setattr(_systemd, "_has_user", lambda _name: True)
+    assert not present(wanted, run, check=False).changed
 
 
 def test_absent_then_nothing(tmp_path: Path, systemd: Systemd) -> None:
