@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ask a model through the front door: its tokens as they arrive, then the figures, then the same without a key.

@@ -163,7 +163,7 @@ def main() -> None:
             "user": {"type": "str", "default": ""},
             "home": {"type": "path", "default": "/nonexistent"},
             "files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=False)},
-            "secret_files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=True)},
+            "secret_files": {"no_log": False, "type": "list", "elements": "dict", "default": [], "options": file_options(secret=True)},
             "group": {"type": "str", "default": "root"},
             "inputs": {"type": "list", "elements": "path", "default": []},
             "reloadable": {"type": "list", "elements": "path", "default": []},

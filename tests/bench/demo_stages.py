@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Seconds of `make demo` by stage: on a new machine, then again on the same one.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What the gateway costs: time to first token and gap between tokens, direct to the engine, through LiteLLM, and through

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The part of gateway_overhead.py that runs on the machine, with the standard library and the collection's own client."""

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stand-in for LiteLLM: an HTTP server that streams, refuses and echoes on demand, to test what stands in front of it.
 
 POST /v1/chat/completions with ``"stream": true`` sends ``max_tokens`` events, ``pause`` seconds apart; with

@@ -101,7 +101,7 @@ def test_no_stand_in_is_shipped() -> None:
                 assert "tests/doubles" not in path.read_text(), path
 
 
-@pytest.mark.parametrize("path", [path for path in sorted((ROOT / "tests/doubles").glob("*.py"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/doubles").glob("*.py")), ids=lambda path: path.stem)
 def test_a_stand_in_says_so_and_is_listed(path: Path) -> None:
     assert "stand-in" in path.read_text()[:600].lower()
     assert f"doubles/{path.name}" in (ROOT / "tests/README.md").read_text()

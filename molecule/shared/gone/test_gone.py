@@ -23,6 +23,6 @@ def test_no_port_is_open(host: t.Any) -> None:
 
 
 def test_no_file_is_left(host: t.Any) -> None:
-    left = host.check_output("find /opt/llm /etc/llm /var/lib/llm /run/llm -mindepth 1 2>/dev/null || true").split()
     # uv is a tool of every Python application; it belongs to no single role
-    assert [path for path in left if not path.startswith("/opt/llm/uv")] == []
+    search = "find /opt/llm /etc/llm /var/lib/llm /run/llm -mindepth 1 -not -path '/opt/llm/uv*'"
+    assert host.run(search).stdout == ""

@@ -14,8 +14,12 @@ WRONG_KEY = "0" * 64
 
 
 def test_every_token_arrives_on_its_own(front_door: FrontDoor) -> None:
-    pace = front_door.stream("laptop", 200).pace
-    assert pace.delivery == "one_by_one", pace
+    paces = []
+    for _attempt in range(5):  # a busy machine may deliver a heap once; what buffers does it every time
+        paces.append(front_door.stream("laptop", 200).pace)
+        if paces[-1].delivery == "one_by_one":
+            return
+    raise AssertionError(paces)
 
 
 def test_models_are_listed(front_door: FrontDoor) -> None:
@@ -116,11 +120,11 @@ def test_the_log_names_the_client_and_no_key(host: t.Any, front_door: FrontDoor,
 
 
 def test_reloads_do_not_cut_a_stream(host: t.Any, front_door: FrontDoor) -> None:
-    script = "while true; do systemctl reload llm-nginx; sleep 0.2; done"
+    script = "while true; do systemctl reload llm-nginx; sleep 0.1; done"
     host.check_output(f"systemd-run --quiet --unit reloads sh -ec '{script}'")
     try:
-        pace = front_door.stream("laptop", 400).pace  # raises if the stream is cut
-        assert pace.total > 0.6, "too quick to have met a reload"
+        pace = front_door.stream("laptop", 1900).pace  # raises if the stream is cut
+        assert pace.total > 0.5, "too quick to have met a reload"
         assert host.run("systemctl is-active reloads").rc == 0, "a reload has failed"
     finally:
         host.run("systemctl stop reloads")

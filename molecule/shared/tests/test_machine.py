@@ -98,8 +98,8 @@ def test_a_killed_service_comes_back(host: t.Any, front_door: FrontDoor, unit: s
 
 def test_a_killed_model_comes_back(host: t.Any, front_door: FrontDoor) -> None:
     assert streams(front_door, "tiny-b")
-    pids = host.check_output("pgrep --full tiny-b.gguf").split()
-    host.check_output(f"kill -9 {' '.join(pids)}")
+    (child,) = [process for process in host.process.filter(comm="llama-server") if "tiny-b.gguf" in process.args]
+    host.check_output(f"kill -9 {child.pid}")
     until(lambda: streams(front_door, "tiny-b"), 60, "a completion of tiny-b after its process was killed")
 
 

@@ -30,8 +30,8 @@ class Preset:
     def __init__(self, path: Path, binary: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.path, self.binary, self._capsys = path, binary, capsys
 
-    def __call__(self, models: dict[str, t.Any] = MODELS, check: bool = False, **others: t.Any) -> dict[str, t.Any]:
-        arguments = {"path": str(self.path), "binary": str(self.binary), "models": models, **others}
+    def __call__(self, models: dict[str, t.Any] | None = None, check: bool = False, **others: t.Any) -> dict[str, t.Any]:
+        arguments = {"path": str(self.path), "binary": str(self.binary), "models": MODELS if models is None else models, **others}
         with patch_module_args({**arguments, "_ansible_check_mode": check}), pytest.raises(SystemExit):
             llama_preset.main()
         return json.loads(self._capsys.readouterr().out)

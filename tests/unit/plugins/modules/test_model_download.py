@@ -292,7 +292,7 @@ def test_a_private_repository_and_its_token(run: Run, root: Path, hub: t.Any, tm
     (root / "secret" / "secret.gguf").unlink()
     run([model], hub_endpoint=hub.url, hub_token=TOKEN)
     assert TOKEN not in run.output
-    assert any(server == "cdn" for server, *_ in hub.requests)
+    assert any(server == "cdn" for server, *_rest in hub.requests)
     for server, _method, _path, headers in hub.requests:
         assert headers.get("authorization") == (f"Bearer {TOKEN}" if server == "hub" else None)
     assert not [path for path in root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
@@ -328,7 +328,7 @@ def test_a_hub_download_is_resumed(run: Run, root: Path, hub: t.Any, monkeypatch
         patch.setattr("ansible_collections.baremetal.llm.plugins.module_utils._download._stream", full)
         assert "full after 5000 bytes" in run([hosted(files=[{"path": "Q4/coder.gguf"}])], hub_endpoint=hub.url)["msg"]
     assert run([hosted()], hub_endpoint=hub.url)["changed"]
-    ranges = [headers.get("range") for server, _, path, headers in hub.requests if server == "cdn"]
+    ranges = [headers.get("range") for server, _method, path, headers in hub.requests if server == "cdn"]
     assert ranges == [None, "bytes=5000-"]
 
 
@@ -338,7 +338,7 @@ def test_files_in_xet_storage_come_through_the_library(run: Run, root: Path, hub
     assert (root / "coder" / "Q4" / "coder.gguf").read_bytes() == BIG
     assert (root / "coder" / "Q4" / "coder.gguf").stat().st_mode & 0o777 == 0o644
     assert sorted(p.name for p in root.iterdir()) == ["coder"]
-    agents = [headers["user-agent"] for server, _, _, headers in hub.requests if server == "cdn"]
+    agents = [headers["user-agent"] for server, _method, _path, headers in hub.requests if server == "cdn"]
     assert len(agents) == 1 and "hf_hub/" in agents[0]
     assert not run([hosted()], hub_endpoint=hub.url, verify="always")["changed"]
 
@@ -355,8 +355,8 @@ def test_a_mirror_directory_needs_no_hub(run: Run, root: Path, tmp_path: Path, w
 
 def test_a_web_mirror_is_no_place_for_the_token(run: Run, hub: t.Any) -> None:
     assert run([hosted()], mirror=hub.url, hub_token=TOKEN)["changed"]
-    assert all(path.startswith("/huggingface.co/") for server, _, path, _ in hub.requests if server == "hub")
-    assert not any("authorization" in headers for *_, headers in hub.requests)
+    assert all(path.startswith("/huggingface.co/") for server, _method, path, _headers in hub.requests if server == "hub")
+    assert not any("authorization" in headers for *_rest, headers in hub.requests)
 
 
 def test_a_web_mirror_of_plain_files_is_enough_if_all_sums_are_given(
@@ -364,7 +364,7 @@ def test_a_web_mirror_of_plain_files_is_enough_if_all_sums_are_given(
 ) -> None:
     model = hosted(files=[{"path": "Q4/coder.gguf", "sha256": sha256(BIG)}])
     assert run([model], mirror=hub.url)["changed"]
-    assert not [path for _, _, path, _ in hub.requests if "/api/" in path]
+    assert not [path for _server, _method, path, _headers in hub.requests if "/api/" in path]
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_all_is_well(probe: t.Callable[..., dict[str, t.Any]]) -> None:
 def test_every_failure_is_named(probe: t.Callable[..., dict[str, t.Any]]) -> None:
     broken: list[Step] = [START, event("a")]
     overloaded: list[Step] = [reply("429 Too Many Requests", {"error": {"message": "Slow down."}})]
-    scripts = (paced(8), broken, overloaded, HEAP, [START, DONE], paced(8))
+    scripts = (paced(8), broken, overloaded, HEAP, HEAP, HEAP, [START, DONE], paced(8))
     with ScriptedStream(*scripts) as server:
         models = ["good", "broken", "overloaded", "heap", "silent"]
         result = probe(url=server.url, models=models, expect_unauthorized=True)
@@ -93,6 +93,12 @@ def test_every_failure_is_named(probe: t.Callable[..., dict[str, t.Any]]) -> Non
     assert "good" not in message
     assert [bool(found["problem"]) for found in result["probes"]] == [False, True, True, True, True]
     assert len(result["table"]) == 7
+
+
+def test_one_heap_is_no_proof_of_a_buffer(probe: t.Callable[..., dict[str, t.Any]]) -> None:
+    with ScriptedStream(HEAP, paced(10)) as server:
+        result = probe(url=server.url)
+    assert (result["rc"], result["probes"][0]["delivery"], len(server.requests)) == (0, "one_by_one", 2)
 
 
 def test_a_heap_can_be_accepted(probe: t.Callable[..., dict[str, t.Any]]) -> None:
