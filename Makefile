@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOST_PATTERN_MISMATCH := error
 export ANSIBLE_INJECT_FACT_VARS := false
 
-SCENARIOS ?= default trixie
+SCENARIOS ?= default trixie versions interrupted
 
 .PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
 
@@ -51,9 +51,13 @@ molecule: venv ## Fresh Debian 12 and 13 machines, from check mode to removal (S
 	tests/machine/engine.sh
 	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
 
-lock: venv ## Lock the Python requirements of the controller again
+lock: venv ## Lock the Python requirements again, of the controller and of the hosts
 	for purpose in uv demo test; do \
 	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 requirements/$$purpose.in -o requirements/$$purpose.txt; \
+	done
+	# of the hosts: the version in a file's name is the one that its entry in roles/common/vars/lock.yml has
+	cd roles/common/files/python; for locked in *.txt; do \
+	  uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" $${locked%-*}.in -o $$locked; \
 	done
 
 venv: ## The Python environment that the tests use, .venv
