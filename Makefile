@@ -47,7 +47,7 @@ unit: venv ## Unit tests of all Python
 sanity: venv ## ansible-test sanity, on a copy of what git would commit
 	tests/sanity.sh
 
-molecule: venv ## Fresh Debian 12 and 13 machines, from check mode to removal (SCENARIOS=default for one)
+molecule: venv ## Fresh machines, from check mode to removal, and killed runs (SCENARIOS=default for one)
 	tests/machine/engine.sh
 	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
 

@@ -24,6 +24,15 @@ for port in range(1, 65536):
         if probe.connect_ex((sys.argv[1], port)) == 0:
             print(port)
 """
+WHERE_A_SECRET_COULD_BE = {
+    "command lines": "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'",
+    "environments": "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'",
+    "units": "cat /etc/systemd/system/llm-*; systemctl show 'llm-*'",
+    "the journal": "journalctl --no-pager --output=export",
+    "files that everybody may read": (
+        "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1M -exec cat {} + 2>/dev/null"
+    ),
+}
 ASK_THE_ENGINE = """
 import urllib.error, urllib.request
 try:
@@ -128,16 +137,10 @@ def test_no_secret_is_where_it_can_be_read(host: t.Any, front_door: FrontDoor) -
     )
     assert loud.returncode == 0, loud.stdout[-3000:]
     assert loud.stdout.count("(secret)") >= 4, "the run was expected to rewrite the secrets"
-    places = {
-        "Ansible's output": loud.stdout + loud.stderr,
-        "command lines": host.check_output("cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"),
-        "environments": host.run("cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'").stdout,
-        "units": host.check_output("cat /etc/systemd/system/llm-* && systemctl show 'llm-*'"),
-        "the journal": host.check_output("journalctl --no-pager --output=export"),
-        "files that everybody may read": host.run(
-            "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1M -exec cat {} + 2>/dev/null"
-        ).stdout,
-    }
+    places = {"Ansible's output": loud.stdout + loud.stderr}
+    for place, command in WHERE_A_SECRET_COULD_BE.items():
+        places[place] = host.run(command).stdout_bytes.decode(errors="replace")
+        assert places[place], place
     for place, content in places.items():
         for needle in needles:
             assert needle not in content, f"a secret is in {place}"
