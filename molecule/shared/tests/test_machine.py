@@ -30,7 +30,7 @@ WHERE_A_SECRET_COULD_BE = {
     "units": "cat /etc/systemd/system/llm-*; systemctl show 'llm-*'",
     "the journal": "journalctl --no-pager --output=export",
     "files that everybody may read": (
-        "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1M -exec cat {} + 2>/dev/null"
+        "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1024k -exec cat {} + 2>/dev/null"
     ),
 }
 ASK_THE_ENGINE = """
