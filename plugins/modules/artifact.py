@@ -14,16 +14,7 @@ description:
   - Fetches an archive, verifies its SHA-256, and unpacks it to C(<root>/<version>). The directory appears complete or not at all.
   - Then it turns the link C(<root>/current) to it. Going back to a version that is still there is only that.
   - An interrupted download is resumed.
-attributes:
-  check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
-  diff_mode:
-    description: Returns details on what has changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+extends_documentation_fragment: [baremetal.llm.attributes]
 options:
   name:
     description: Name of the artefact in messages.

@@ -21,16 +21,7 @@ description:
     not at all.
 requirements:
   - For a build C(cmake) 3.19 or newer, C(ninja) and a C++ compiler; for O(backend=cuda) also C(nvcc).
-attributes:
-  check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
-  diff_mode:
-    description: Returns details on what has changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+extends_documentation_fragment: [baremetal.llm.attributes]
 options:
   version:
     description: Version of llama.cpp, such as V(b11434).

@@ -14,18 +14,13 @@ description:
   - Waits until a llama.cpp router answers and serves the models. A sleeping model counts, it wakes at its next request.
   - A model that is not loaded, because it failed before or made room for another, is loaded. If that fails, so does the
     module, with the name of the model and what its process complained about.
+extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
     support: partial
-    details:
-      - Check mode neither asks nor waits, because the router may not be there yet, and reports no change.
+    details: Check mode neither asks nor waits, because the router may not be there yet, and reports no change.
   diff_mode:
-    description: Returns details on what has changed.
     support: none
-  idempotent:
-    description: A second run changes nothing.
-    support: full
 options:
   url:
     description: Address of the router.

@@ -15,18 +15,10 @@ description:
   - One unknown key stops the whole router, so each key is compared with what the installed C(llama-server --help)
     names. If one is unknown, nothing is changed, and the message names the model, the key and the nearest known.
   - The file is checked when it stays as it is, too. It may have been written for an older C(llama-server).
+extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
-    details:
-      - If O(binary) is not installed yet, check mode reports the change without comparing the keys.
-  diff_mode:
-    description: Returns details on what has changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+    details: If O(binary) is not installed yet, check mode reports the change without comparing the keys.
 options:
   path:
     description: The preset file.

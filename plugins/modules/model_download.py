@@ -18,18 +18,10 @@ description:
   - A branch or tag of a hub is looked up once; the commit that it meant then stays until O(models[].revision) changes.
 requirements:
   - huggingface_hub and hf_xet for sources that begin with V(hf:), in the target's Python or in O(tools_python)
+extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
-    details:
-      - Asks the hub only if huggingface_hub is there already. A source that cannot be reached yet is a warning.
-  diff_mode:
-    description: Returns details on what has changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+    details: Asks the hub only if huggingface_hub is there already. A source that cannot be reached yet is a warning.
 options:
   models:
     description: What must be there.

@@ -13,16 +13,7 @@ author: [The baremetal.llm authors (@baremetal-llm)]
 description:
   - Builds a virtual environment from requirements that all carry hashes. Only wheels are installed.
   - An environment that was not completed is not used, and is built anew by the next run.
-attributes:
-  check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
-  diff_mode:
-    description: Returns details on what has changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+extends_documentation_fragment: [baremetal.llm.attributes]
 options:
   name:
     description: Name of the application in messages.

@@ -15,16 +15,10 @@ description:
   - Restarts (or reloads) it if one of its inputs is newer than the running process, whoever wrote that input and whenever. A run that was
     interrupted between the writing and the restart is therefore mended by the next one, and nothing is restarted twice.
   - If a validator refuses one staged file, no file is replaced.
+extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
-  check_mode:
-    description: Can run in check mode and return the changed status prediction without modifying the target.
-    support: full
   diff_mode:
-    description: Returns details on what has changed. Of secret files it says only that they changed.
-    support: full
-  idempotent:
-    description: A second run changes nothing.
-    support: full
+    details: Of secret files it says only that they changed.
 options:
   name:
     description: Name of the unit, without C(.service).
@@ -170,6 +164,9 @@ def main() -> None:
             "ports": {"type": "list", "elements": "int", "default": []},
         },
         required_if=[("state", "present", ["unit"])],
+        # Nothing of the call goes to the system's log: there Ansible masks a secret only if Python's repr() leaves it as it is,
+        # and it does not leave a line break.
+        no_log=True,
         supports_check_mode=True,
     )
     params = module.params
