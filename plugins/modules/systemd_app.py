@@ -65,7 +65,7 @@ options:
         elements: str
         default: []
   secret_files:
-    description: Files like O(files), whose content is never shown.
+    description: Files like O(files), whose content stands in O(secret_contents) and is never shown.
     type: list
     elements: dict
     default: []
@@ -73,10 +73,6 @@ options:
       path:
         description: Where the file shall be.
         type: path
-        required: true
-      content:
-        description: The whole content.
-        type: str
         required: true
       mode:
         description: Permissions, in octal digits.
@@ -87,6 +83,13 @@ options:
         type: list
         elements: str
         default: []
+  secret_contents:
+    description:
+      - The contents of O(secret_files), in their order.
+      - They are an option of their own, because in a nested one Ansible masks a secret in the system's log only if it has no line break.
+    type: list
+    elements: str
+    default: []
   group:
     description: Group of all files. Their owner is root.
     type: str
@@ -134,17 +137,17 @@ action:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, absent, present
 
 
-def file_options(secret: bool) -> dict[str, dict[str, object]]:
+def file_options(mode: str, **more: dict[str, object]) -> dict[str, dict[str, object]]:
     return {
         "path": {"type": "path", "required": True},
-        "content": {"type": "str", "required": True, "no_log": secret},
-        "mode": {"type": "str", "default": "0640" if secret else "0644"},
+        "mode": {"type": "str", "default": mode},
         "validate": {"type": "list", "elements": "str", "default": []},
+        **more,
     }
 
 
@@ -156,17 +159,20 @@ def main() -> None:
             "unit": {"type": "str"},
             "user": {"type": "str", "default": ""},
             "home": {"type": "path", "default": "/nonexistent"},
-            "files": {"type": "list", "elements": "dict", "default": [], "options": file_options(secret=False)},
-            "secret_files": {"no_log": False, "type": "list", "elements": "dict", "default": [], "options": file_options(secret=True)},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": file_options("0644", content={"type": "str", "required": True}),
+            },
+            "secret_files": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": file_options("0640")},
+            "secret_contents": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "group": {"type": "str", "default": "root"},
             "inputs": {"type": "list", "elements": "path", "default": []},
             "reloadable": {"type": "list", "elements": "path", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
         },
         required_if=[("state", "present", ["unit"])],
-        # Nothing of the call goes to the system's log: there Ansible masks a secret only if Python's repr() leaves it as it is,
-        # and it does not leave a line break.
-        no_log=True,
         supports_check_mode=True,
     )
     params = module.params
@@ -181,23 +187,26 @@ def main() -> None:
 
 
 def _app(params: dict) -> App:
-    files = [_file(entry, params["group"], secret) for option, secret in (("files", False), ("secret_files", True)) for entry in params[option]]
+    if len(params["secret_files"]) != len(params["secret_contents"]):
+        raise InputError("secret_files and secret_contents must be of equal length.")
+    public = [_file(entry, entry["content"], params["group"], False) for entry in params["files"]]
+    secret = [_file(entry, content, params["group"], True) for entry, content in zip(params["secret_files"], params["secret_contents"])]
     return App(
         name=params["name"],
         unit=params["unit"],
         user=params["user"],
         home=params["home"],
-        files=tuple(files),
+        files=(*public, *secret),
         inputs=tuple(Path(path) for path in params["inputs"]),
         reloadable=frozenset(Path(path) for path in params["reloadable"]),
         ports=tuple(params["ports"]),
     )
 
 
-def _file(entry: dict, group: str, secret: bool) -> FileSpec:
+def _file(entry: dict, content: str, group: str, secret: bool) -> FileSpec:
     return FileSpec(
         path=Path(entry["path"]),
-        content=entry["content"],
+        content=content,
         mode=int(entry["mode"], 8),
         group=group,
         secret=secret,

@@ -67,13 +67,13 @@ def test_systemd_app_hands_everything_over(call: t.Callable[..., dict[str, t.Any
         return Outcome(True, "restart", {"before": "", "after": ""})
 
     monkeypatch.setattr(systemd_app, "present", present)
-    secret = {"path": "/etc/x/key", "content": "hush-hush"}
+    secret = {"path": "/etc/x/key"}
     public = {"path": "/etc/x/conf", "content": "a", "mode": "0640", "validate": ["check", "%s"]}
     answer = call(
         systemd_app,
         check=True,
         **{"name": "llm-x", "unit": "[Service]", "user": "llm-x", "home": "/var/lib/x", "group": "llm-x", "ports": [80]},
-        **{"files": [public], "secret_files": [secret], "inputs": ["/opt/x/current"], "reloadable": ["/etc/x/conf"]},
+        **{"files": [public], "secret_files": [secret], "secret_contents": ["hush-hush"], "inputs": ["/opt/x/current"], "reloadable": ["/etc/x/conf"]},
     )
     assert (answer["changed"], answer["action"]) == (True, "restart")
     assert "hush-hush" not in json.dumps(answer)
