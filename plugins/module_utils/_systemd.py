@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import time
 import typing as t
@@ -14,6 +13,7 @@ from pathlib import Path
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, Runner, compare, write
+from ansible_collections.baremetal.llm.plugins.module_utils._listeners import listeners
 
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 STAMP_DIRECTORY = Path("/run/llm")
@@ -29,7 +29,8 @@ class App:
     """A service: its unit, its files, and what else (``inputs``) it reads at its start.
 
     ``user`` is a system user without a shell, created with its group if there is none. For a change of a ``reloadable`` path a
-    reload is enough, any other change restarts. ``ports`` must be free before a start.
+    reload is enough, any other change restarts. ``ports`` must be free before a start. One that cannot run yet (``start`` is false) is
+    prepared and enabled, and whether it runs is not looked at.
     """
 
     name: str
@@ -40,6 +41,7 @@ class App:
     ports: tuple[int, ...] = ()
     user: str = ""
     home: str = "/nonexistent"
+    start: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ def present(app: App, run: Runner, check: bool) -> Outcome:
     unit = FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit)
     specs = (unit, *app.files)
     changed = {spec.path for spec in specs if compare(spec, difference)}
-    before = _show(app.name, run)
+    before = unit_state(app.name, run)
     enabled = difference.add("enabled", before["UnitFileState"] == "enabled", True)
     running = before["ActiveState"] in ("active", "reloading", "activating")
-    action = _due(app, unit.path, changed, running, before)
-    difference.add("running", running, True)
+    action = _due(app, unit.path, changed, running, before) if app.start else ""
+    difference.add("running", running, running or app.start)
     if action in ("restart", "reload"):
         difference.add("process", "older than its inputs", f"{action}ed")
     if not check:
@@ -76,9 +78,9 @@ def present(app: App, run: Runner, check: bool) -> Outcome:
             _create_user(app, run)
         write(specs, changed, run)
         if unit.path in changed or before["NeedDaemonReload"] == "yes":
-            _systemctl(run, "daemon-reload")
+            systemctl(run, "daemon-reload")
         if enabled:
-            _systemctl(run, "enable", app.name)
+            systemctl(run, "enable", app.name)
         _act(app, action, run)
     return Outcome(difference.changed, action, difference.as_dict())
 
@@ -87,40 +89,16 @@ def absent(name: str, run: Runner, check: bool) -> Outcome:
     """Stop and forget the unit; its files are the caller's to remove."""
     difference = Difference()
     path = UNIT_DIRECTORY / f"{name}.service"
-    found = _show(name, run)
+    found = unit_state(name, run)
     running = difference.add("running", found["ActiveState"] in ("active", "reloading", "activating", "deactivating"), False)
     exists = difference.add(str(path), "present" if path.exists() else None, None)
     if not check and (running or exists):
-        _systemctl(run, "disable", "--now", name)
+        systemctl(run, "disable", "--now", name)
         path.unlink(missing_ok=True)
-        _systemctl(run, "daemon-reload")
+        systemctl(run, "daemon-reload")
         run(["systemctl", "reset-failed", name])  # a unit that had not failed answers 1: nothing to mend
         (STAMP_DIRECTORY / name).unlink(missing_ok=True)
     return Outcome(difference.changed, "stop" if running else "", difference.as_dict())
-
-
-def listeners(ports: t.Collection[int], proc: Path = Path("/proc")) -> dict[int, str]:
-    """Which of the ports somebody listens on, and which program that is as far as /proc tells."""
-    inodes: dict[str, int] = {}
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = (proc / "net" / table).read_text().splitlines()[1:]
-        except FileNotFoundError:
-            continue
-        for line in lines:
-            columns = line.split()
-            port = int(columns[1].rpartition(":")[2], 16)
-            if columns[3] == "0A" and port in ports:
-                inodes[f"socket:[{columns[9]}]"] = port
-    found = dict.fromkeys(inodes.values(), "another program")
-    for descriptor in proc.glob("[0-9]*/fd/*") if inodes else ():
-        try:
-            port = inodes.get(os.readlink(descriptor), 0)
-            if port:
-                found[port] = (descriptor.parent.parent / "comm").read_text().strip()
-        except OSError:
-            continue  # the process ended while we looked
-    return found
 
 
 def _has_user(name: str) -> bool:
@@ -153,21 +131,23 @@ def _due(app: App, unit: Path, changed: t.Collection[Path], running: bool, state
 def _act(app: App, action: str, run: Runner) -> None:
     if action == "reload":
         STAMP_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
-        _systemctl(run, "reload", app.name)
+        systemctl(run, "reload", app.name)
         (STAMP_DIRECTORY / app.name).touch()
     elif action:
         try:
-            _systemctl(run, action, app.name)
+            systemctl(run, action, app.name)
         except SystemdError as exc:
             _status, log, _err = run(["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={app.name}"])
             raise SystemdError(f"{exc}\nThe end of its log:\n{log}") from exc
 
 
 def _refuse_taken_ports(app: App) -> None:
-    for port, program in listeners(app.ports).items():
-        raise SystemdError(
-            f"{app.name} cannot start: port {port} is already taken by {program}. Stop that program, or give {app.name} another port."
-        )
+    for found in listeners() if app.ports else ():
+        if found.port in app.ports:
+            program = found.program or "another program"
+            raise SystemdError(
+                f"{app.name} cannot start: port {found.port} is already taken by {program}. Stop that program, or give {app.name} another port."
+            )
 
 
 def _modified(path: Path) -> float:
@@ -178,15 +158,18 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _show(name: str, run: Runner) -> dict[str, str]:
-    status, out, err = run(["systemctl", "show", f"{name}.service", *(f"--property={key}" for key in _PROPERTIES)])
+def unit_state(name: str, run: Runner, *further: str) -> dict[str, str]:
+    """Properties of a unit as ``systemctl show`` prints them; empty where it does not know one."""
+    properties = (*_PROPERTIES, *further)
+    status, out, err = run(["systemctl", "show", f"{name}.service", *(f"--property={key}" for key in properties)])
     if status != 0:
         raise SystemdError(f"systemctl show {name} failed: {err.strip() or out.strip()}. Is systemd this machine's service manager?")
     found = dict(line.partition("=")[::2] for line in out.splitlines())
-    return {key: found.get(key, "") for key in _PROPERTIES}
+    return {key: found.get(key, "") for key in properties}
 
 
-def _systemctl(run: Runner, *arguments: str) -> None:
+def systemctl(run: Runner, *arguments: str) -> None:
+    """Raises ``SystemdError`` with what systemctl said."""
     status, out, err = run(["systemctl", *arguments])
     if status != 0:
         raise SystemdError(f"systemctl {' '.join(arguments)} failed: {err.strip() or out.strip()}")

@@ -29,6 +29,10 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  start:
+    description: V(false) prepares and enables a service that cannot run yet, such as one that waits for a reboot.
+    type: bool
+    default: true
   unit:
     description: Content of the unit file. Required if O(state=present).
     type: str
@@ -156,6 +160,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "start": {"type": "bool", "default": True},
             "unit": {"type": "str"},
             "user": {"type": "str", "default": ""},
             "home": {"type": "path", "default": "/nonexistent"},
@@ -196,6 +201,7 @@ def _app(params: dict) -> App:
         unit=params["unit"],
         user=params["user"],
         home=params["home"],
+        start=params["start"],
         files=(*public, *secret),
         inputs=tuple(Path(path) for path in params["inputs"]),
         reloadable=frozenset(Path(path) for path in params["reloadable"]),

@@ -23,6 +23,6 @@ def test_no_port_is_open(host: t.Any) -> None:
 
 
 def test_no_file_is_left(host: t.Any) -> None:
-    # uv is a tool of every Python application; it belongs to no single role
-    search = "find /opt/llm /etc/llm /var/lib/llm /run/llm -mindepth 1 -not -path '/opt/llm/uv*'"
+    # uv and the tools environment belong to no single role
+    search = "find /opt/llm /etc/llm /var/lib/llm /run/llm -mindepth 1 -not -path '/opt/llm/uv*' -not -path '/opt/llm/tools*'"
     assert host.run(search).stdout == ""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils import _files, _systemd
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
-from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, SystemdError, absent, listeners, present
+from ansible_collections.baremetal.llm.plugins.module_utils._listeners import Listener
+from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, SystemdError, absent, present
 
 
 class Systemd:
@@ -66,6 +67,15 @@ def earlier(path: Path, seconds: float) -> None:
 def later(path: Path) -> None:
     """As if the file had been written after the process started."""
     earlier(path, -1)
+
+
+def test_what_cannot_run_yet_is_prepared_and_enabled(tmp_path: Path, systemd: Systemd) -> None:
+    waiting = dataclasses.replace(app(tmp_path), start=False)
+    assert present(waiting, systemd, check=False).action == ""
+    assert systemd.calls == ["daemon-reload", "enable"]
+    assert not present(waiting, systemd, check=False).changed
+    assert present(app(tmp_path), systemd, check=False).action == "start"
+    assert not present(waiting, systemd, check=False).changed
 
 
 def test_first_run_then_nothing(tmp_path: Path, systemd: Systemd) -> None:
@@ -126,23 +136,11 @@ def test_a_start_that_fails_shows_the_log(tmp_path: Path, systemd: Systemd) -> N
 
 
 def test_a_taken_port_is_named_before_anything_is_written(tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_systemd, "listeners", lambda ports: dict.fromkeys(ports, "apache2"))
+    monkeypatch.setattr(_systemd, "listeners", lambda: [Listener(4000, "apache2"), Listener(80, "caddy")])
     with pytest.raises(SystemdError, match="port 4000 is already taken by apache2"):
         present(app(tmp_path, ports=(4000,)), systemd, check=False)
     assert systemd.calls == []
     assert not (tmp_path / "etc").exists()
-
-
-def test_who_listens_is_read_from_proc(tmp_path: Path) -> None:
-    line = "   0: 0100007F:0FA0 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 4242 1\n"
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "tcp").write_text("header\n" + line.format(state="0A"))
-    (tmp_path / "7" / "fd").mkdir(parents=True)
-    (tmp_path / "7" / "comm").write_text("python3\n")
-    (tmp_path / "7" / "fd" / "3").symlink_to("socket:[4242]")
-    assert listeners([4000, 80], tmp_path) == {4000: "python3"}
-    (tmp_path / "net" / "tcp").write_text("header\n" + line.format(state="01"))
-    assert listeners([4000], tmp_path) == {}
 
 
 def test_a_missing_user_is_created_first(tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
