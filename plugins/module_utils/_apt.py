@@ -33,7 +33,9 @@ class AptError(LLMError):
 
 @dataclass(frozen=True)
 class Packages:
-    """``install`` are names, with ``=<pattern of versions>`` where it matters. ``remove`` are names that need not be installed.
+    """``install`` are names, with ``=<pattern of versions>`` where it matters; those with the same pattern are kept at one version.
+
+    ``remove`` are names that need not be installed.
 
     ``hold`` are to be held (or with ``held`` false, to be free). What else has to go with them must match ``may_remove``, a regular
     expression; anything else makes the transaction fail before it begins.
@@ -50,8 +52,7 @@ def ensure(packages: Packages, run: Runner, check: bool) -> Difference:
     """Make it so. Without anything to do, apt is not even asked for news."""
     difference = Difference()
     installed = _installed(run)
-    wanted = dict(spec.partition("=")[::2] for spec in packages.install)
-    missing = {name: pattern for name, pattern in wanted.items() if not fnmatch.fnmatchcase(installed.get(name, ""), pattern or "?*")}
+    missing = _missing(packages.install, installed)
     remove = [name for name in packages.remove if name in installed]
     if missing or remove:
         if not check:
@@ -72,6 +73,16 @@ def ensure(packages: Packages, run: Runner, check: bool) -> Difference:
 def _installed(run: Runner) -> dict[str, str]:
     out = _do(run, ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package} ${Version}\\n"], "cannot list what is installed")
     return {name: version for status, name, version in (line.split(" ", 2) for line in out.splitlines()) if status == "installed"}
+
+
+def _missing(specs: t.Iterable[str], installed: t.Mapping[str, str]) -> dict[str, str]:
+    """What is not installed as it should be: name -> pattern."""
+    wanted = dict(spec.partition("=")[::2] for spec in specs)
+    absent = {name for name, pattern in wanted.items() if not fnmatch.fnmatchcase(installed.get(name, ""), pattern or "?*")}
+    versions: dict[str, set[str]] = {}
+    for name, pattern in wanted.items():
+        versions.setdefault(pattern, set()).add("" if name in absent else installed[name])
+    return {name: pattern for name, pattern in wanted.items() if name in absent or (pattern and len(versions[pattern]) > 1)}
 
 
 def _mend(run: Runner) -> None:

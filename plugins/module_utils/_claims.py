@@ -26,9 +26,9 @@ _NOTHING = object()
 class Claim:
     """One leaf of ours.
 
-    ``values`` are the values that we gave it: one, or two while the file is being replaced, so that an interrupted run knows its own
-    hand. ``items`` and ``displaced`` are the entries that we added to a list and took out of it. ``existed`` and ``before`` are the
-    user's own value. ``parents`` is how many of the dicts above it were ours.
+    ``values`` are the values that it has with us: one, or two while the file is being replaced, so that an interrupted run knows its own
+    hand. ``existed`` and ``before`` are the user's own value. ``items`` and ``displaced`` are the entries that we added to a list and took
+    out of it. ``parents`` is how many of the dicts above it were ours.
     """
 
     path: list[str]
@@ -91,14 +91,6 @@ def leaves(tree: t.Mapping[str, t.Any], above: tuple[str, ...] = ()) -> list[tup
     return found
 
 
-def in_order(tree: t.Any, like: t.Any) -> t.Any:
-    """The same content with the keys in the order of ``like``; what that lacks comes last."""
-    if not isinstance(tree, dict) or not isinstance(like, dict):
-        return tree
-    keys = [key for key in like if key in tree] + [key for key in tree if key not in like]
-    return {key: in_order(tree[key], like.get(key)) for key in keys}
-
-
 def look_up(tree: t.Mapping[str, t.Any], path: t.Sequence[str], default: t.Any = None) -> t.Any:
     """The value at a path, or the default."""
     found: t.Any = tree
@@ -124,18 +116,16 @@ def _claim_leaf(config: dict[str, t.Any], path: tuple[str, ...], value: t.Any) -
     existed = before is not _NOTHING
     if isinstance(before, dict):
         raise InputError(f"{'.'.join(path)} cannot be set to {value!r}: it is a group of keys in the file. Correct one of them.")
-    ours = Claim(list(path), existed=existed, parents=parents)
+    ours = Claim(list(path), existed=existed, before=copy.deepcopy(before) if existed else None, parents=parents)
     if isinstance(value, list) and (not existed or isinstance(before, list)):
         theirs = before if existed else []
         names = {_name(item) for item in value} - {None}
         ours.displaced = [item for item in theirs if _name(item) in names and item not in value]
         kept = [item for item in theirs if item not in ours.displaced]
         ours.items = [item for item in value if item not in kept]
-        place[path[-1]] = kept + copy.deepcopy(ours.items)
-    else:
-        ours.values = [copy.deepcopy(value)]
-        ours.before = copy.deepcopy(before) if existed else None
-        place[path[-1]] = copy.deepcopy(value)
+        value = kept + ours.items
+    ours.values = [copy.deepcopy(value)]
+    place[path[-1]] = copy.deepcopy(value)
     return ours
 
 
@@ -144,11 +134,11 @@ def _release_leaf(config: dict[str, t.Any], ours: Claim) -> None:
     place = look_up(config, above)
     if not isinstance(place, dict) or last not in place:
         return
-    if ours.values:
-        if place[last] in ours.values:
-            place[last] = ours.before
-            _drop(config, ours, not ours.existed)
-    elif isinstance(place[last], list):
+    if place[last] in ours.values:
+        place[last] = ours.before
+        _drop(config, ours, not ours.existed)
+    elif isinstance(place[last], list) and (ours.items or ours.displaced):
+        # Somebody has edited it: what we put in goes, what we took out comes back.
         place[last] = [item for item in place[last] if item not in ours.items]
         place[last] += [item for item in ours.displaced if item not in place[last]]
         _drop(config, ours, not ours.existed and not place[last])

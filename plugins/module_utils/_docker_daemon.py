@@ -18,7 +18,6 @@ from ansible_collections.baremetal.llm.plugins.module_utils._claims import (
     Claim,
     claim,
     from_json,
-    in_order,
     in_transit,
     leaves,
     release,
@@ -122,7 +121,7 @@ def apply(wanted: t.Mapping[str, t.Any], present: bool, host: Host, check: bool)
     record = _read_record()
     new, claims = claim(release(config, record.claims), wanted if present else {})
     target = _Record(claims, record.created or before is None)
-    after = before if new == config else _rendered(in_order(new, config), before)
+    after = before if new == config else _rendered(new, before)
     if new == {} and target.created:
         after = None
     concerned = bool(claims or record.claims)
@@ -215,6 +214,7 @@ def _carry_out(plan: _Plan, host: Host) -> None:
     # Before anything is replaced it is written down what will be ours and what the engine runs with: a run that is killed after any of
     # these steps leaves the next one all it has to know.
     _write_record(_Record(in_transit(plan.record.claims, plan.target.claims), plan.target.created))
+    reloaded = LOADED.exists()
     if plan.engine.loaded is not None:
         _store(LOADED, plan.engine.loaded)
     try:
@@ -223,13 +223,17 @@ def _carry_out(plan: _Plan, host: Host) -> None:
         _act(plan.action, host)
     except ValidationError:
         _write_record(plan.record)
+        if not reloaded:
+            LOADED.unlink(missing_ok=True)
         raise
     except LLMError as exc:
         if plan.after != plan.before:
             _go_back(plan, exc, host)
         raise
-    if plan.action:
+    if plan.action == "reload":
         _store(LOADED, plan.config)
+    elif plan.action:
+        LOADED.unlink(missing_ok=True)
 
 
 def _go_back(plan: _Plan, exc: LLMError, host: Host) -> t.NoReturn:

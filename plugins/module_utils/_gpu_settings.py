@@ -119,8 +119,8 @@ def _watts(where: str, value: str, board: Board, errors: list[str]) -> float:
 
 
 def _range(asked: str, values: t.Sequence[int], board: Board, listed: Sequence[int], errors: list[str]) -> Range:
-    """``[1410]`` locks to one clock, ``[210, 1410]`` lets the board choose in between."""
-    low, high = values[0], values[-1]
+    """``[1410]`` locks to one clock, ``[210, 1410]`` lets the board choose in between; the lowest may be 0, which is the board's lowest."""
+    low, high = values[0] or min(listed, default=0), values[-1]
     if len(values) > 2 or low > high:
         errors.append(f"{asked} is {list(values)}: it must be one clock in MHz, or the lowest and the highest.")
     for value in dict.fromkeys((low, high)):

@@ -216,10 +216,13 @@ def _disks(machine: Machine) -> Iterator[Finding]:
 def _ports(machine: Machine) -> Iterator[Finding]:
     for want in machine.wants.ports:
         holders = [listener for listener in machine.facts.listeners if listener.port == want.port]
-        foreign = [listener for listener in holders if not (want.unit and listener.unit == want.unit)]
+        # Services of ours run as users that are called as they are.
+        foreign = [listener for listener in holders if not want.unit or want.unit not in (listener.unit, listener.user)]
         user = want.unit or "a service"
         if any(not listener.pid for listener in foreign):
-            yield Finding(WARNING, "ports", f"port {want.port} for {user} is taken, and only root can see by whom: run with become.")
+            whose = foreign[0].user or "somebody"
+            text = f"port {want.port} for {user} is taken by a process of {whose}, and only root can see which: run with become."
+            yield Finding(WARNING, "ports", text)
         elif foreign:
             who = _list(dict.fromkeys(_program(listener.program, listener.pid, listener.unit) for listener in foreign))
             yield Finding(FAILURE, "ports", f"port {want.port} for {user} is taken by {who}: stop that, or choose another port.")

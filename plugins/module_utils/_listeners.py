@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import typing as t
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ _UNIT = re.compile(r"([^/\n]+)\.service(?=/|$)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Listener:
-    """A port, and the process that listens on it: its name, its number and its systemd unit (without ``.service``).
+    """A port, the user whose it is, and the process that listens on it: its name, its number and its systemd unit (without ``.service``).
 
-    They are empty (the number 0) where /proc does not tell, as it does not to others than root about processes of others.
+    The process is empty (the number 0) where /proc does not tell, as it does not to others than root about processes of others, nor to root
+    in a container without CAP_SYS_PTRACE. The user is always known; a number if it has no name.
     """
 
     port: int
     program: str = ""
     pid: int = 0
     unit: str = ""
+    user: str = ""
 
 
 def listeners(proc: Path = Path("/proc")) -> list[Listener]:
@@ -35,11 +38,11 @@ def listeners(proc: Path = Path("/proc")) -> list[Listener]:
         if not wanted:
             break
         for link in _descriptors(proc / pid / "fd"):
-            port = wanted.pop(link, 0)
-            if port:
-                found.add(Listener(port, _read(proc / pid / "comm").strip(), int(pid), unit_of(proc, int(pid))))
+            if link in wanted:
+                port, user = wanted.pop(link)
+                found.add(Listener(port, _read(proc / pid / "comm").strip(), int(pid), unit_of(proc, int(pid)), user))
     known = {listener.port for listener in found}
-    found |= {Listener(port) for port in wanted.values() if port not in known}
+    found |= {Listener(port, user=user) for port, user in wanted.values() if port not in known}
     return sorted(found, key=lambda listener: (listener.port, listener.pid))
 
 
@@ -49,15 +52,22 @@ def unit_of(proc: Path, pid: int) -> str:
     return units[-1] if units else ""
 
 
-def _sockets(proc: Path) -> dict[str, int]:
-    """Listening sockets as /proc/<pid>/fd names them, with their ports."""
+def _sockets(proc: Path) -> dict[str, tuple[int, str]]:
+    """Listening sockets as /proc/<pid>/fd names them, with their ports and users."""
     found = {}
     for table in ("tcp", "tcp6"):
         for line in _read(proc / "net" / table).splitlines()[1:]:
             columns = line.split()
             if columns[3] == _LISTEN:
-                found[f"socket:[{columns[9]}]"] = int(columns[1].rpartition(":")[2], 16)
+                found[f"socket:[{columns[9]}]"] = (int(columns[1].rpartition(":")[2], 16), _name(int(columns[7])))
     return found
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _processes(proc: Path) -> list[str]:

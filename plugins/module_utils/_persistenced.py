@@ -90,7 +90,8 @@ def absent(run: Runner, check: bool) -> Outcome:
         if state["UnitFileState"] == "enabled" and unit.is_file() and "[Install]" not in unit.read_text():
             systemctl(run, "disable", UNIT)
         spec.unlink()
-        spec.parent.rmdir()
+        if not any(spec.parent.iterdir()):
+            spec.parent.rmdir()
         systemctl(run, "daemon-reload")
         systemctl(run, "try-restart", UNIT)
     return Outcome(difference.changed, difference.as_dict())

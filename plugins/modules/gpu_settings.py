@@ -41,11 +41,11 @@ options:
         type: list
         elements: int
       sm_clocks:
-        description: SM clocks in MHz to lock. One clock, or the lowest and the highest; the board must list them.
+        description: SM clocks in MHz to lock. One clock, or the lowest (0 is the board's own lowest) and the highest; the board must list them.
         type: list
         elements: int
       memory_clocks:
-        description: Memory clocks in MHz to lock. One clock, or the lowest and the highest; the board must list them.
+        description: Memory clocks in MHz to lock, as O(gpus[].sm_clocks).
         type: list
         elements: int
       persistence:
@@ -70,7 +70,7 @@ EXAMPLES = r"""
 - name: Less power on all, and a clock lock where a board takes no limit
   baremetal.llm.gpu_settings:
     gpus:
-      - {gpu: all, power_limit: 70%, fallback_sm_clocks: [210, 1200]}
+      - {gpu: all, power_limit: 70%, fallback_sm_clocks: [0, 1200]}
       - {gpu: GPU-8a56a4bc-e184-a047-2620-be19fdf913d5, power_limit: 250}
 
 - name: Put everything back

@@ -82,7 +82,10 @@ def main() -> None:
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc), exception=exc)
     state = read()
-    found = verdict(state, snapshot())
+    seen = snapshot()
+    found = verdict(state, seen)
+    if module.check_mode and seen.reason == "python":
+        found = Verdict(["NVML can be asked when nvidia-ml-py is installed."], [], False)
     if module.check_mode and not state.packages and not state.loaded:
         found = Verdict(["the driver is not installed yet."], [], False)
     if found.problems and not (module.check_mode and difference.changed):

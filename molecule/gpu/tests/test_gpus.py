@@ -79,7 +79,8 @@ def test_nothing_drifts(host: t.Any) -> None:
 def test_drift_is_seen_and_mended(host: t.Any, board: str) -> None:
     if board != "rtx3090-pair":
         pytest.skip("its boards take no limit")
-    host.check_output("/opt/llm/tools/current/bin/python -c %s", ASK.split("print", maxsplit=1)[0] + "nvml.nvmlDeviceSetPowerManagementLimit(handles[0], 350000)")
+    raise_limit = ASK.partition("print")[0] + "nvml.nvmlDeviceSetPowerManagementLimit(handles[0], 350000)"
+    host.check_output("/opt/llm/tools/current/bin/python -c %s", raise_limit)
     drifted = host.run(SETTINGS.format("--check"))
     assert drifted.rc == 1
     assert "power_limit: 350 W -> 280 W" in drifted.stdout

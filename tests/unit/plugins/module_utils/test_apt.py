@@ -85,6 +85,26 @@ def test_another_version_is_exchanged_in_one_transaction(before: dict[str, str])
     }
 
 
+@pytest.mark.parametrize(
+    ("installed", "moved"),
+    [
+        ({"nvidia-smi": "535.1-1", "libcuda1": "535.1-1", "dkms": "3"}, []),
+        ({"nvidia-smi": "535.1-1", "libcuda1": "535.2-1", "dkms": "3"}, ["nvidia-smi", "libcuda1"]),
+        ({"nvidia-smi": "535.1-1", "dkms": "3"}, ["nvidia-smi", "libcuda1"]),
+        ({"nvidia-smi": "535.1-1", "libcuda1": "535.1-1"}, ["dkms"]),
+    ],
+)
+def test_packages_with_the_same_pattern_stay_at_one_version(installed: dict[str, str], moved: list[str]) -> None:
+    apt = Apt(installed, simulation="")
+    policies = POLICY + POLICY.replace("nvidia-smi", "libcuda1") + POLICY.replace("nvidia-smi", "dkms").replace("{candidate}", "3")
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        return (0, policies.format(candidate="535.3-1"), "") if "policy" in argv else apt(argv)
+
+    ensure(Packages(("nvidia-smi=535.*", "libcuda1=535.*", "dkms")), run, check=False)
+    assert [word.partition("=")[0] for done in apt.done for word in done[2:]] == moved
+
+
 def test_check_mode_says_what_apt_would_do_and_does_nothing() -> None:
     apt = Apt({"nvidia-open-kernel-dkms": "550.163.01-2"})
     packages = Packages(SMI.install, remove=("nvidia-open-kernel-dkms",), hold=("nvidia-smi",))

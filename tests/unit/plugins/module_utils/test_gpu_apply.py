@@ -8,6 +8,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._gpu_apply import Outcome
 from ansible_collections.baremetal.llm.plugins.module_utils._gpu_apply import apply as apply_settings
@@ -188,3 +189,11 @@ def test_only_root_may_set(host: t.Any, monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_a_driver(host: t.Any) -> None:
     with pytest.raises(NvmlUnavailable, match="not loaded"):
         host(None).apply({"power_limit": "300"})
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "rtx3090-pair", "rtx3090-rtx3060", "a2000-pair-display", "laptop", "h100x8"])
+def test_the_worked_profile_fits_every_board(host: t.Any, name: str) -> None:
+    profile = yaml.safe_load((Path(__file__).parents[4] / "inventories/fleet/group_vars/inference_servers/gpu_settings.yml").read_text())
+    machine = host(name)
+    machine.apply(PERSISTENT, *profile["gpu_settings_gpus"])
+    assert not machine.apply(PERSISTENT, *profile["gpu_settings_gpus"]).changed

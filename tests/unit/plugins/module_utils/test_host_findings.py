@@ -419,9 +419,10 @@ def test_what_is_already_there_needs_no_room() -> None:
         (Listener(8080, "java", 41, "tomcat"), None),
         (Listener(8081, "java", 41, "tomcat"), ("failure", "ports")),
         (Listener(8081, "python3", 42), ("failure", "ports")),
-        (Listener(8081), ("warning", "ports")),
+        (Listener(8081, user="www-data"), ("warning", "ports")),
+        (Listener(8081, user="llm-llama-router"), None),
     ],
-    ids=["own", "another port", "another service", "a program", "nobody knows"],
+    ids=["own", "another port", "another service", "a program", "nobody knows", "our user's"],
 )
 def test_ports(listener: Listener, expected: tuple[str, str] | None) -> None:
     found = problems(rtx4090(listeners=[listener]), LLAMA)

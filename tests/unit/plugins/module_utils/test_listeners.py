@@ -21,8 +21,8 @@ class Proc:
         self._lines: dict[str, str] = {"tcp": HEAD, "tcp6": HEAD}
         (path / "net").mkdir(parents=True)
 
-    def socket(self, port: int, inode: int, state: str = LISTEN, table: str = "tcp") -> None:
-        self._lines[table] += f"   0: 0100007F:{port:04X} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1\n"
+    def socket(self, port: int, inode: int, state: str = LISTEN, table: str = "tcp", uid: int = 0) -> None:
+        self._lines[table] += f"   0: 0100007F:{port:04X} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {uid:5} 0 {inode} 1\n"
         (self.path / "net" / table).write_text(self._lines[table])
 
     def process(self, pid: int, comm: str, inodes: list[int], cgroup: str = "0::/\n") -> None:
@@ -44,14 +44,14 @@ def test_a_listener_has_its_program_and_unit(proc: Proc) -> None:
     proc.socket(8081, 12, ESTABLISHED)
     proc.process(40, "llama-server", [11], "0::/system.slice/llm-llama-router.service\n")
     proc.process(50, "client", [12])
-    assert listeners(proc.path) == [Listener(8081, "llama-server", 40, "llm-llama-router")]
+    assert listeners(proc.path) == [Listener(8081, "llama-server", 40, "llm-llama-router", user="root")]
 
 
 def test_the_unit_of_a_machine_in_a_container_with_the_older_cgroups(proc: Proc) -> None:
     proc.socket(443, 7, table="tcp6")
     proc.process(9, "nginx", [7], "12:pids:/docker/0f/system.slice/llm-nginx.service\n1:name=systemd:/docker/0f/system.slice/llm-nginx.service\n0::/\n")
     proc.process(10, "sh", [], "0::/user.slice/session-1.scope\n")
-    assert listeners(proc.path) == [Listener(443, "nginx", 9, "llm-nginx")]
+    assert listeners(proc.path) == [Listener(443, "nginx", 9, "llm-nginx", user="root")]
 
 
 def test_systemd_holds_the_socket_of_a_service_that_it_starts_on_demand(proc: Proc) -> None:
@@ -59,13 +59,14 @@ def test_systemd_holds_the_socket_of_a_service_that_it_starts_on_demand(proc: Pr
     proc.socket(23, 6)
     proc.process(1, "systemd", [5, 6], "0::/init.scope\n")
     proc.process(300, "sshd", [5], "0::/system.slice/ssh.service\n")
-    assert listeners(proc.path) == [Listener(22, "sshd", 300, "ssh"), Listener(23, "systemd", 1, "")]
+    assert listeners(proc.path) == [Listener(22, "sshd", 300, "ssh", user="root"), Listener(23, "systemd", 1, "", user="root")]
 
 
 def test_what_may_not_be_looked_at_has_no_name(proc: Proc) -> None:
     proc.socket(80, 5)
     proc.socket(80, 6, table="tcp6")
-    assert listeners(proc.path) == [Listener(80)]
+    proc.socket(81, 7, uid=59999)
+    assert listeners(proc.path) == [Listener(80, user="root"), Listener(81, user="59999")]
 
 
 def test_a_machine_without_tables_has_no_listeners(tmp_path: Path) -> None:

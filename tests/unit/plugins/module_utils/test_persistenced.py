@@ -126,3 +126,13 @@ def test_absent_gives_the_unit_back(tmp_path: Path) -> None:
     assert not machine.drop_in.parent.exists()
     assert (machine.enabled, machine.persistence) == ("static", False)
     assert not absent(machine, check=False).changed
+
+
+def test_absent_leaves_what_others_added(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, DEBIAN)
+    present(machine, check=False, look=machine.look)
+    other = machine.drop_in.with_name("override.conf")
+    other.write_text("[Service]\n")
+    assert absent(machine, check=False).changed
+    assert list(other.parent.iterdir()) == [other]
+    assert "daemon-reload" in machine.calls[-3:]
