@@ -17,9 +17,19 @@ def test_no_file_is_left(host: t.Any) -> None:
     assert host.run("find /opt/llm /etc/llm /var/lib/llm -mindepth 1 -not -path '/opt/llm/uv*' -not -path '/opt/llm/tools*'").stdout == ""
 
 
+ASK = """
+import pynvml as nvml
+nvml.nvmlInit()
+for index in range(nvml.nvmlDeviceGetCount()):
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    limit, default = nvml.nvmlDeviceGetPowerManagementLimit(handle), nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)
+    print(limit == default, nvml.nvmlDeviceGetComputeMode(handle))
+"""
+
+
 def test_the_boards_are_as_they_came(host: t.Any) -> None:
-    state = host.file("/run/nvml-double/state")
-    assert not state.exists or not any(word in state.content_string for word in ("power", "lock", "compute_mode")), state.content_string
+    assert host.check_output("/opt/llm/tools/current/bin/python -c %s", ASK).splitlines() == ["True 0", "True 0"]
+    assert ".lock." not in host.file("/run/nvml-double/state").content_string
 
 
 def test_debians_package_is_gone(host: t.Any) -> None:
