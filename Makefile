@@ -15,7 +15,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOST_PATTERN_MISMATCH := error
 export ANSIBLE_INJECT_FACT_VARS := false
 
-SCENARIOS ?= default trixie versions
+SCENARIOS ?= default trixie versions gpu container_toolkit repository
+# Killed runs, Debian's own driver built by DKMS, other branches of it: some minutes each.
+LONG_SCENARIOS ?= interrupted gpu_driver driver_branches
 
 .PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
 
@@ -31,8 +33,8 @@ demo-stop: ## Remove the demo's machine (downloads and built engines stay)
 
 test: lint unit sanity molecule ## Everything that guards the project
 
-test-all: test ## The tests, runs that are killed, then the demo twice: the second run must change nothing
-	@$(MAKE) molecule SCENARIOS=interrupted
+test-all: test ## The tests, the long scenarios, then the demo twice: the second run must change nothing
+	@$(MAKE) molecule SCENARIOS="$(LONG_SCENARIOS)"
 	@$(MAKE) demo-stop demo
 	@python demo/run.py --expect-unchanged
 
@@ -48,7 +50,7 @@ unit: venv ## Unit tests of all Python
 sanity: venv ## ansible-test sanity, on a copy of what git would commit
 	tests/sanity.sh
 
-molecule: venv ## Fresh machines, from check mode to removal, and killed runs (SCENARIOS=default for one)
+molecule: venv ## Fresh machines, from check mode to removal (SCENARIOS=default for one)
 	tests/machine/engine.sh
 	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
 

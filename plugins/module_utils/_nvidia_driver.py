@@ -363,4 +363,3 @@ def _red_hat(facts: t.Mapping[str, t.Any], wishes: Wishes, modules: str) -> Plan
         locks=[f"{name}-{version}" if version.endswith("-*") else f"{name}-{version}-*" for name in _RPM_NAMES],
         warnings=[warning] if system["id"] == "rhel" else [],
     )
-

@@ -101,4 +101,3 @@ def test_a_claim_that_changes_while_the_run_is_killed() -> None:
 def test_a_group_and_a_value_do_not_merge(theirs: Config, ours: Config, says: str) -> None:
     with pytest.raises(InputError, match=says):
         claim(theirs, ours)
-

@@ -250,4 +250,3 @@ def test_a_device_that_hangs(entered: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(LLMError, match="did not open within"):
         open_inside(7, ["nvidia0"], entered)
     os.wait()  # it was killed, though not waited for
-
