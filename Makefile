@@ -45,12 +45,14 @@ lint: venv ## ansible-lint (production), yamllint, ruff, mypy
 	mypy plugins demo tests
 
 unit: venv ## Unit tests of all Python
+	tests/tools.sh
 	ANSIBLE_COLLECTIONS_PATH=.collections PYTHONPATH=.collections pytest
 
 sanity: venv ## ansible-test sanity, on a copy of what git would commit
 	tests/sanity.sh
 
 molecule: venv ## Fresh machines, from check mode to removal (SCENARIOS=default for one)
+	tests/tools.sh
 	tests/machine/engine.sh
 	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
 

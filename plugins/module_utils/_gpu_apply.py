@@ -38,11 +38,12 @@ class Outcome:
     warnings: list[str]
 
 
-def apply(entries: Sequence[Entry], reset: bool = False, check: bool = False, record: Path = RECORD) -> Outcome:
+def apply(entries: Sequence[Entry], reset: bool = False, check: bool = False, record: Path | None = None) -> Outcome:
     """Set what differs. ``reset`` puts every GPU back to what its board has by itself, whoever changed it.
 
     Raises ``NvmlUnavailable``, ``InputError`` before anything is set, and ``LLMError`` when a board refuses for want of rights.
     """
+    record = record or RECORD
     with session() as nvml:
         boards = [_board(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
         wanted = {board.gpu.index: Target() for board in boards} if reset else targets(entries, boards)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import typing as t
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class Keys:
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Keys]:
     gpg = shutil.which("gpg")
-    assert gpg, "these tests need gpg on this machine (Debian, Ubuntu: apt install gpg)"
+    assert gpg, "these tests need gpg on this machine: run tests/tools.sh"
     home = tmp_path_factory.mktemp("gnupg", numbered=False)
     home.chmod(0o700)
     place = tmp_path_factory.mktemp("mirror") / "packages.example.org"
@@ -59,7 +60,8 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     (place / "binary.asc").write_bytes(call("--export", "right@example.org"))
     (place / "private.asc").write_bytes(call("--passphrase", "", "--armor", "--export-secret-keys", "right@example.org"))
     (place / "page.asc").write_text("<html>404</html>")
-    return Keys(gpg, place.parent, fingerprints)
+    yield Keys(gpg, place.parent, fingerprints)
+    subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
 
 
 def test_the_right_key_is_written_and_not_fetched_again(keys: Keys, tmp_path: Path) -> None:

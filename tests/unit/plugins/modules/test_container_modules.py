@@ -4,12 +4,9 @@
 
 from __future__ import annotations
 
-import json
 import typing as t
-from types import ModuleType
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.baremetal.llm.plugins.module_utils._cdi import Outcome as Spec
 from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker, DockerError
 from ansible_collections.baremetal.llm.plugins.module_utils._docker_daemon import Host
@@ -19,16 +16,6 @@ from ansible_collections.baremetal.llm.plugins.module_utils._systemd import Outc
 from ansible_collections.baremetal.llm.plugins.modules import cdi_spec, docker_daemon, gpu_containers_info
 
 Call = t.Callable[..., dict[str, t.Any]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(module: ModuleType, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(SystemExit):
-            module.main()
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import json
 import typing as t
 from dataclasses import replace
-from types import ModuleType
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.baremetal.llm.plugins.module_utils._apt import AptError, Packages
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
 from ansible_collections.baremetal.llm.plugins.module_utils._driver_activation import ActivationError
@@ -20,16 +17,6 @@ from ansible_collections.baremetal.llm.plugins.module_utils._signing_key import 
 from ansible_collections.baremetal.llm.plugins.modules import apt_packages, nvidia_driver_info, nvidia_driver_ready, signing_key
 
 Call = t.Callable[..., dict[str, t.Any]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(module: ModuleType, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(SystemExit):
-            module.main()
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def changed(name: str = "x") -> Difference:

@@ -9,23 +9,11 @@ import json
 import tarfile
 import typing as t
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import App, Outcome, SystemdError
 from ansible_collections.baremetal.llm.plugins.modules import artifact, python_app, systemd_app
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> t.Callable[..., dict[str, t.Any]]:
-    def run(module: ModuleType, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
-        with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(SystemExit):
-            module.main()
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def test_artifact_unpacks_from_a_mirror(call: t.Callable[..., dict[str, t.Any]], tmp_path: Path) -> None:
