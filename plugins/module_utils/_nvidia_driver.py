@@ -217,8 +217,8 @@ def _ubuntu(facts: t.Mapping[str, t.Any], wishes: Wishes, modules: str) -> Plan:
 def _ubuntu_from_nvidia(facts: t.Mapping[str, t.Any], wishes: Wishes, modules: str) -> Plan:
     suffix = f"-{wishes.number}" if wishes.number < _UBUNTU_WITHOUT_SUFFIX else ""
     flavour = "-open" if modules == OPEN else ""
-    # NVIDIA's guide names these two; in the older packages nvidia-smi is one of its own
-    names = [f"nvidia-dkms{suffix}{flavour}", f"libnvidia-compute{suffix}", *([f"nvidia-utils{suffix}"] if suffix else [])]
+    # NVIDIA's guide names these two; in the older packages nvidia-smi and nvidia-persistenced are packages of their own
+    names = [f"nvidia-dkms{suffix}{flavour}", f"libnvidia-compute{suffix}", *([f"nvidia-utils{suffix}", f"nvidia-compute-utils{suffix}"] if suffix else [])]
     if not wishes.compute_only:
         names += [f"nvidia-open{suffix}" if modules == OPEN else f"cuda-drivers{suffix}"]
     return _apt(facts, wishes, modules, NVIDIA, names, family=f"{suffix[1:]}{flavour}" if suffix else "")

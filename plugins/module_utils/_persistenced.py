@@ -57,7 +57,7 @@ def present(run: Runner, check: bool, look: t.Callable[[], Snapshot] = snapshot)
     state = unit_state(UNIT, run, "FragmentPath")
     if state["LoadState"] == "not-found":
         if not check:
-            raise LLMError(f"{UNIT}.service is not there: install the package that has it, see nvidia_persistenced_package.")
+            raise LLMError(f"{UNIT}.service is not there: install the package that has it (Debian: nvidia-persistenced; elsewhere it comes with the driver).")
         difference.add(UNIT, None, "enabled and running")
         return Outcome(True, difference.as_dict())
     spec = FileSpec(_path(), drop_in(Path(state["FragmentPath"]).read_text()))

@@ -42,3 +42,10 @@ def test_nouveau_is_kept_out(host: t.Any) -> None:
     config = host.check_output("modprobe --showconfig")
     assert "blacklist nouveau" in config
     assert "options nouveau modeset=0" in config
+
+
+def test_the_next_boot_is_prepared(host: t.Any) -> None:
+    assert host.package("nvidia-persistenced").version.startswith("535.")
+    for unit in ("nvidia-persistenced", "llm-gpu-settings"):
+        assert host.service(unit).is_enabled
+        assert not host.service(unit).is_running  # its driver is not loaded

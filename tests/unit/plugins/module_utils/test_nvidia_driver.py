@@ -241,8 +241,14 @@ def test_ubuntus_archive_keeps_no_old_versions() -> None:
 @pytest.mark.parametrize(
     ("branch", "packages"),
     [
-        ("580", ["nvidia-dkms-580-open=580.*", "libnvidia-compute-580=580.*", "nvidia-utils-580=580.*"]),
-        ("580.105.08", ["nvidia-dkms-580-open=580.105.08-*", "libnvidia-compute-580=580.105.08-*", "nvidia-utils-580=580.105.08-*"]),
+        ("580", ["nvidia-dkms-580-open=580.*", "libnvidia-compute-580=580.*", "nvidia-utils-580=580.*", "nvidia-compute-utils-580=580.*"]),
+        (
+            "580.105.08",
+            [
+                *("nvidia-dkms-580-open=580.105.08-*", "libnvidia-compute-580=580.105.08-*"),
+                *("nvidia-utils-580=580.105.08-*", "nvidia-compute-utils-580=580.105.08-*"),
+            ],
+        ),
         ("595", ["nvidia-dkms-open=595.*", "libnvidia-compute=595.*"]),
     ],
 )

@@ -114,7 +114,7 @@ def test_before_the_reboot_all_is_prepared(tmp_path: Path) -> None:
 def test_without_the_daemon(tmp_path: Path) -> None:
     machine = Machine(tmp_path, None)
     assert present(machine, check=True, look=machine.look).changed
-    with pytest.raises(LLMError, match="nvidia_persistenced_package"):
+    with pytest.raises(LLMError, match="install the package that has it"):
         present(machine, check=False, look=machine.look)
 
 

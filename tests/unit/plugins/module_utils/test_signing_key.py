@@ -52,7 +52,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Keys]:
     for name, made, expires in (("right", "20240101T000000", "never"), ("other", "20240101T000000", "never"), ("old", "20200101T000000", "20200201T000000")):
         call("--faked-system-time", made, "--passphrase", "", "--quick-generate-key", f"{name}@example.org", "ed25519", "sign", expires)
         listed = call("--list-keys", "--with-colons", f"{name}@example.org").decode()
-        fingerprints[name] = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
+        fingerprints[name], *_subkeys = (line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
         (place / f"{name}.asc").write_bytes(call("--armor", "--export", f"{name}@example.org"))
     call("--faked-system-time", "20240102T000000", "--passphrase", "", "--quick-add-key", fingerprints["other"], "ed25519", "sign", "never")
     (place / "other.asc").write_bytes(call("--armor", "--export", "other@example.org"))
