@@ -18,6 +18,7 @@ def test_no_module_is_left(host: t.Any) -> None:
 
 def test_no_file_is_left(host: t.Any) -> None:
     # uv and tools belong to no single role
-    assert host.run("find /etc /opt -name '*llm*' -not -path /opt/llm").stdout == ""
+    assert host.run("find /etc /opt -name '*llm*' -not -path /opt/llm -not -path /etc/llm").stdout == ""
+    assert host.run("find /etc/llm -mindepth 1").stdout == ""
     assert host.run("find /etc/apt -name '*nvidia*'").stdout == ""
     assert host.run("find /opt/llm -mindepth 1 -maxdepth 1 -not -name uv -not -name tools").stdout == ""
