@@ -74,15 +74,3 @@ def test_the_boot_unit_ran_and_is_in_a_sandbox(host: t.Any) -> None:
 def test_nothing_drifts(host: t.Any) -> None:
     done = host.run(SETTINGS.format("--check"))
     assert (done.rc, done.stdout) == (0, "")
-
-
-def test_drift_is_seen_and_mended(host: t.Any, board: str) -> None:
-    if board != "rtx3090-pair":
-        pytest.skip("its boards take no limit")
-    raise_limit = ASK.partition("print")[0] + "nvml.nvmlDeviceSetPowerManagementLimit(handles[0], 350000)"
-    host.check_output("/opt/llm/tools/current/bin/python -c %s", raise_limit)
-    drifted = host.run(SETTINGS.format("--check"))
-    assert drifted.rc == 1
-    assert "power_limit: 350 W -> 280 W" in drifted.stdout
-    assert host.run(SETTINGS.format("")).rc == 0
-    assert host.run(SETTINGS.format("--check")).rc == 0
