@@ -193,7 +193,7 @@ def test_without_a_driver(host: t.Any) -> None:
 
 @pytest.mark.parametrize("name", ["rtx4090", "rtx3090-pair", "rtx3090-rtx3060", "a2000-pair-display", "laptop", "h100x8"])
 def test_the_worked_profile_fits_every_board(host: t.Any, name: str) -> None:
-    profile = yaml.safe_load((Path(__file__).parents[4] / "inventories/fleet/group_vars/inference_servers/gpu_settings.yml").read_text())
+    profile = yaml.safe_load((Path(__file__).parents[4] / "inventories/fleet/group_vars/decode_power.yml").read_text())
     machine = host(name)
     machine.apply(PERSISTENT, *profile["gpu_settings_gpus"])
     assert not machine.apply(PERSISTENT, *profile["gpu_settings_gpus"]).changed
