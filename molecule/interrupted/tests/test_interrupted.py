@@ -69,8 +69,8 @@ class Site:
             with contextlib.suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-        # and what it has started on the machine
-        self.host.run("pkill -9 --full '[a]nsible.*AnsiballZ|[/]opt/llm/uv/|[p]ython3 -m venv'")
+        # and what it has started on the machine: modules (piped into a Python without arguments), uv; no service of ours runs yet
+        self.host.run("pkill -9 '^python'; pkill -9 --full '[/]opt/llm/uv/'")
 
 
 def test_killed_twice_and_run_again(host: t.Any, hub: HubDouble, tmp_path: Path) -> None:
