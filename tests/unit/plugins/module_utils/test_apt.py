@@ -26,7 +26,7 @@ nvidia-smi:
   Candidate: {candidate}
   Version table:
      535.309.01-0+deb12u1 1001
-        500 http://deb.debian.org/debian-security bookworm-security/non-free amd64 Packages
+        500 http://mirror.example.org/debian-security bookworm-security/non-free amd64 Packages
 """
 
 

@@ -18,10 +18,10 @@ from ansible_collections.baremetal.llm.plugins.module_utils._nvml import Gpu, Sn
 KERNEL = "6.1.0-54-amd64"
 OPEN_LICENCE, PROPRIETARY_LICENCE = "Dual MIT/GPL", "NVIDIA"
 TARGETS = """\
-/etc/apt/sources.list:1|http://deb.debian.org/debian/|bookworm|main|$(SIGNED_BY)
-/etc/apt/sources.list:1|http://deb.debian.org/debian/|bookworm|main|$(SIGNED_BY)
-/etc/apt/sources.list.d/d.sources:1|http://deb.debian.org/debian-security/|bookworm-security|main|/usr/share/keyrings/debian-archive-keyring.gpg
-/etc/apt/sources.list.d/llm-nvidia-driver.sources:2|http://deb.debian.org/debian/|bookworm|non-free|$(SIGNED_BY)
+/etc/apt/sources.list:1|http://mirror.example.org/debian/|bookworm|main|$(SIGNED_BY)
+/etc/apt/sources.list:1|http://mirror.example.org/debian/|bookworm|main|$(SIGNED_BY)
+/etc/apt/sources.list.d/d.sources:1|http://mirror.example.org/debian-security/|bookworm-security|main|/usr/share/keyrings/debian-archive-keyring.gpg
+/etc/apt/sources.list.d/llm-nvidia-driver.sources:2|http://mirror.example.org/debian/|bookworm|non-free|$(SIGNED_BY)
 a line of an embedded key
 """
 
@@ -145,8 +145,8 @@ def test_packages_holds_and_sources_as_apt_has_them(machine: Machine) -> None:
     assert (state.packages, state.held) == ({"nvidia-smi": "535.309.01-0"}, ["nvidia-smi"])
     assert state.available == [f"linux-headers-{KERNEL}", f"linux-modules-nvidia-580-{KERNEL}"]
     assert state.archives == [
-        Archive("http://deb.debian.org/debian/", "bookworm", "main", ""),
-        Archive("http://deb.debian.org/debian-security/", "bookworm-security", "main", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+        Archive("http://mirror.example.org/debian/", "bookworm", "main", ""),
+        Archive("http://mirror.example.org/debian-security/", "bookworm-security", "main", "/usr/share/keyrings/debian-archive-keyring.gpg"),
     ]
 
 

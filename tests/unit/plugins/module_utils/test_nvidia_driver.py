@@ -97,7 +97,7 @@ def test_debian_from_nvidia() -> None:
     assert found.warnings == []
     # some of NVIDIA's packages need contrib; the addresses are the machine's own
     assert found.archive.count("Components: contrib\n") == 3
-    assert "URIs: http://deb.debian.org/debian-security/\nSuites: bookworm-security\nComponents: contrib\n" in found.archive
+    assert "URIs: http://mirror.example.org/debian-security/\nSuites: bookworm-security\nComponents: contrib\n" in found.archive
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_source_is_signed_by_what_signs_the_machines_own_and_has_only_what_is_
     found = planned(machine("debian13"), source="distribution", branch="550")
     assert found.archive == (
         "# Managed by the Ansible collection baremetal.llm.\n"
-        "Types: deb\nURIs: http://deb.debian.org/debian-security/\nSuites: trixie-security\nComponents: contrib non-free\n"
+        "Types: deb\nURIs: http://mirror.example.org/debian-security/\nSuites: trixie-security\nComponents: contrib non-free\n"
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     )
 
