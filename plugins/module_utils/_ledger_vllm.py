@@ -1,0 +1,156 @@
+# Copyright: the baremetal.llm authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The catalogue's words for a model of vLLM, and the settings that its memory is estimated from."""
+
+from __future__ import annotations
+
+import typing as t
+from collections.abc import Mapping, Sequence
+
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
+from ansible_collections.baremetal.llm.plugins.module_utils._ledger_wish import Options, Wish, beyond_training, ladder
+from ansible_collections.baremetal.llm.plugins.module_utils._ledger_words import Demand, Device, Machine
+from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings
+
+MOST_REQUESTS = 256  # vLLM's default on most boards (--max-num-seqs)
+
+_EXTRA = {
+    "context": "max-model-len",
+    "parallel": "max-num-seqs",
+    "kv_cache": "kv-cache-dtype",
+    "tensor_parallel": "tensor-parallel-size",
+    "gpu_memory_utilization": "gpu-memory-utilization",
+    "kv_cache_memory": "kv-cache-memory-bytes",
+    "max_batched_tokens": "max-num-batched-tokens",
+    "enforce_eager": "enforce-eager",
+    "block_size": "block-size",
+    "dtype": "dtype",
+    "quantization": "quantization",
+}
+_WORDS = {name: word for word, name in _EXTRA.items()}
+# What has no word in the catalogue keeps vLLM's own name.
+_FLAGS = ("enable-prefix-caching", "no-enable-prefix-caching", "async-scheduling", "no-async-scheduling", "disable-hybrid-kv-cache-manager")
+_WORDS |= {name: name for name in (*_FLAGS, "mamba-cache-dtype", "mamba-ssm-cache-dtype", "cpu-offload-gb")}
+# Those change memory in ways that the estimate does not follow; by the beginning of their name.
+_NOT_COUNTED = (
+    "pipeline-parallel", "data-parallel", "decode-context-parallel", "prefill-context-parallel", "enable-expert-parallel", "speculative",
+    "enable-lora", "max-lora", "kv-offloading", "kv-transfer", "hf-overrides", "limit-mm-per-prompt", "num-gpu-blocks-override", "compilation-config",
+    "optimization-level", "cudagraph", "max-cudagraph", "enable-sleep-mode",
+)  # fmt: skip
+
+
+def vllm_wish(demand: Demand, machine: Machine) -> Wish:
+    """What the demand asks of vLLM. Its settings have one GPU and room for one request of full length."""
+    known = [device.index for device in machine.gpus]
+    if not known:
+        raise InputError(f"{machine.host}: the model {demand.model} has the engine vllm, which needs a GPU, but the host has none: use llama_router.")
+    words, unknown = _merged(demand.options)
+    options = Options(machine.host, demand.model, words)
+    gpus = options.gpus(known, f"{'GPU' if len(known) == 1 else 'GPUs'} {', '.join(map(str, known))}")
+    if gpus == ():
+        raise options.error("gpus", "auto, or at least one GPU: vllm needs one")
+    watched = ("context", "parallel", "gpus", "tensor_parallel", "max_batched_tokens")
+    free = {word for word in watched if not options.given(word)}
+    cache_memory = options.size("kv_cache_memory")
+    utilization = _utilization(options)
+    if cache_memory is None and utilization is None:
+        free |= {"kv_cache_memory", "gpu_memory_utilization"}
+    context = options.whole("context", 256)
+    requests = options.whole("parallel", 1) or MOST_REQUESTS
+    # Requests of full length that the cache is to hold at once. Where the user fixed its size there is nothing to give.
+    held = None if cache_memory is None and utilization is None else 1
+    rungs = tuple(rung for rung in ladder(demand.shape.context_length, context, held) if rung[1] <= requests)
+    settings = VllmSettings(
+        max_model_len=rungs[0][0],
+        max_num_seqs=requests,
+        max_num_batched_tokens=options.whole("max_batched_tokens", 1) or batched_tokens(machine.gpus),
+        kv_cache_dtype=str(options.get("kv_cache", "auto")),
+        block_size=options.whole("block_size", 1) or 16,
+        dtype=str(options.get("dtype", "auto")),
+        enforce_eager=options.flag("enforce_eager", False),
+        quantization=str(options.get("quantization", "")),
+        kv_cache_bytes=cache_memory,
+        prefix_caching=options.flag("enable-prefix-caching", True) and not options.flag("no-enable-prefix-caching", False),
+        async_scheduling=options.flag("async-scheduling", True) and not options.flag("no-async-scheduling", False),
+        hybrid_cache=not options.flag("disable-hybrid-kv-cache-manager", False),
+        mamba_cache_dtype=str(options.get("mamba-cache-dtype", "auto")),
+        mamba_ssm_cache_dtype=str(options.get("mamba-ssm-cache-dtype", "auto")),
+        cpu_offload_bytes=int(options.number("cpu-offload-gb") * GIB),
+    )
+    warnings = (
+        *beyond_training(demand, context, "hf-overrides" in _extra(demand.options), _stretch),
+        *(f"{demand.model}: extra: {name} changes the memory that it needs and is not counted" for name in unknown),
+    )
+    return Wish(
+        demand,
+        settings,
+        frozenset(free),
+        rungs,
+        gpus,
+        tensor_parallel=options.whole("tensor_parallel", 1),
+        utilization=utilization if cache_memory is None else None,
+        most_parallel=requests,
+        warnings=warnings,
+    )
+
+
+def vllm_options(settings: VllmSettings, gpus: tuple[int, ...], wish: Wish, share: int, total: int) -> dict[str, t.Any]:
+    """The settings in the catalogue's words. ``share`` bytes of the ``total`` of each GPU are its own.
+
+    vLLM refuses to start if less than its utilization is free, so that is told too, rounded down: it does not size the cache by it
+    where the cache's bytes are told.
+    """
+    options: dict[str, t.Any] = {
+        "context": settings.max_model_len,
+        "parallel": settings.max_num_seqs,
+        "kv_cache": settings.kv_cache_dtype,
+        "gpus": list(gpus),
+        "tensor_parallel": settings.tensor_parallel,
+        "max_batched_tokens": settings.max_num_batched_tokens,
+    }
+    if wish.utilization is None:
+        options["gpu_memory_utilization"] = min(max(share * 1000 // total, 1), 1000) / 1000
+        options["kv_cache_memory"] = settings.kv_cache_bytes
+    else:
+        options["gpu_memory_utilization"] = wish.utilization
+    given = {_WORDS.get(name, name) for name in _extra(wish.demand.options)}
+    return {word: value for word, value in options.items() if word not in given}
+
+
+def batched_tokens(gpus: Sequence[Device]) -> int:
+    """Tokens of one step: vLLM's default by board (engine/arg_utils.py, get_batch_defaults), told explicitly; the smallest board decides."""
+    smallest = min(gpus, key=lambda device: device.total)
+    if smallest.total >= 160 * GIB:
+        return 16384
+    return 8192 if smallest.total >= 70 * GIB and "A100" not in smallest.name else 2048
+
+
+def _extra(options: Mapping[str, t.Any]) -> dict[str, t.Any]:
+    extra = options.get("extra") or {}
+    return {str(name).replace("_", "-"): value for name, value in extra.items()} if isinstance(extra, Mapping) else {}
+
+
+def _merged(options: Mapping[str, t.Any]) -> tuple[dict[str, t.Any], list[str]]:
+    words = {name: value for name, value in options.items() if name != "extra"}
+    unknown = []
+    for name, value in _extra(options).items():
+        if name in _WORDS:
+            words[_WORDS[name]] = value
+        elif name.startswith(_NOT_COUNTED):
+            unknown.append(name)
+    return words, unknown
+
+
+def _utilization(options: Options) -> float | None:
+    if not options.given("gpu_memory_utilization"):
+        return None
+    value = options.number("gpu_memory_utilization")
+    if not 0 < value <= 1:
+        raise options.error("gpu_memory_utilization", "auto, or a number above 0 and up to 1")
+    return value
+
+
+def _stretch(factor: float, trained: int) -> str:
+    rope = f'{{"rope_type": "yarn", "factor": {factor:g}, "original_max_position_embeddings": {trained}}}'
+    return f"extra: {{hf-overrides: '{{\"rope_parameters\": {rope}}}'}}"
