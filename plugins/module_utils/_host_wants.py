@@ -13,6 +13,7 @@ import typing as t
 from collections.abc import Mapping, Sequence
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
+from ansible_collections.baremetal.llm.plugins.module_utils._llama import PLACEMENT
 from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     GATEWAYS,
     MODEL_ROOT,
@@ -22,6 +23,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     HostVariables,
     Variables,
     deployments,
+    model_files,
+    models_max,
 )
 
 # LiteLLM alone keeps 340 MiB resident with a small model list, and Nginx and the system want their part.
@@ -45,6 +48,39 @@ def host_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups
         "ports": [{"port": port, "unit": unit} for port, unit in ports.items()],
         "ram": GATEWAY_RAM if host in groups.get(GATEWAYS, []) else 0,
     }
+
+
+def vram_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, host: str) -> dict[str, t.Any]:
+    """What the inventory wants to be planned on a host, as module vram_plan takes it.
+
+    Returns ``deployments``, ``models_max`` and ``budgets``: those of the inventory, and the gateway's part of main memory.
+    """
+    variables = hostvars[host]
+    # The options as the user wrote them: what an earlier plan decided is no input of this one.
+    served = deployments(catalogue, host, variables, decided=False) if host in groups.get(SERVERS, []) else []
+    gateway = [{"name": "gateway", "memory": GATEWAY_RAM // 2**20}] if host in groups.get(GATEWAYS, []) else []
+    return {
+        "deployments": [
+            {
+                "model": deployment.model,
+                "engine": deployment.entry["engine"],
+                "service": deployment.service,
+                "source": deployment.entry["source"],
+                "revision": deployment.entry.get("revision", ""),
+                "files": _described(deployment),
+                "options": {key: value for key, value in deployment.options.items() if key not in PLACEMENT},
+            }
+            for deployment in served
+        ],
+        "models_max": models_max(served, variables),
+        "budgets": [*(variables.get("llm_vram_budgets") or []), *gateway],
+    }
+
+
+def _described(deployment: Deployment) -> list[str]:
+    """The files that tell the shape of a model: its weights, and its projector."""
+    files = [file["path"] for file in model_files(deployment.options)]
+    return [path for path in files if path.endswith((".gguf", ".safetensors", ".json"))]
 
 
 def _engine(name: str, variables: Variables) -> dict[str, str]:

@@ -24,6 +24,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
 
 CATALOGUE_KEYS = frozenset({"source", "revision", "files", "sha256", "engine"})
 PLACEMENT_KEYS = frozenset({"model", "gpus", "port"})
+VRAM_POLICIES = ("enforce", "warn")
 MINIMAL_KEY_LENGTH = 32
 KNOWN_KEYS = frozenset({"sk-1234", "sk-local-prod"})
 _MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -42,6 +43,9 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
         placed += len(serve)
         found += _placement_errors(catalogue, broken, host, serve)
         found += _port_errors(catalogue, hostvars, groups, host, serve)
+        policy = hostvars[host].get("llm_vram_policy", "enforce")
+        if policy not in VRAM_POLICIES:
+            found.append(f"llm_vram_policy of {host} is {policy!r}: {_one_of(policy, VRAM_POLICIES)}.")
     if groups.get(GATEWAYS) and not placed:
         found.append("No host of inference_servers has an llm_serve: place at least one model of llm_models on one of them.")
     for host in groups.get(GATEWAYS, []):
@@ -113,7 +117,7 @@ def _placement_errors(catalogue: HostVariables, broken: t.Container[str], host: 
             yield f"{where} has gpus {gpus!r}: it must be a list of different GPU numbers, such as [0, 1]."
             continue
         try:
-            engine.render(entry, placed, "/")
+            engine.render(entry, placed, "/", {})
         except LLMError as exc:
             yield f"{where}: {exc}"
 

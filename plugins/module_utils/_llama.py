@@ -130,23 +130,24 @@ def seconds_or_never(value: t.Any) -> str:
 # (see _context) and `extra` is whatever else the server knows; both are rendered apart.
 OPTIONS: dict[str, Option] = {
     "batch": Option("batch-size", whole(1)),
-    "cache_ram": Option("cache-ram", whole(-1)),
+    "cache_ram": Option("cache-ram", whole(-1, None, "auto")),
     "chat_template_file": Option("chat-template-file", text),
     "cpu_moe": Option("cpu-moe", boolean),
     "embeddings": Option("embeddings", boolean),
+    "fit": Option("fit", choice("on", "off")),
     "flash_attention": Option("flash-attn", choice("auto", "on", "off")),
     "gpu_layers": Option("n-gpu-layers", whole(0, None, "auto", "all")),
     "gpus": Option("device", gpu_list),
     "idle_sleep": Option("sleep-idle-seconds", seconds_or_never),
     "jinja": Option("jinja", boolean),
-    "kv_cache_k": Option("cache-type-k", choice(*KV_TYPES)),
-    "kv_cache_v": Option("cache-type-v", choice(*KV_TYPES)),
+    "kv_cache_k": Option("cache-type-k", choice("auto", *KV_TYPES)),
+    "kv_cache_v": Option("cache-type-v", choice("auto", *KV_TYPES)),
     "load_mode": Option("load-mode", choice("auto", "none", "mmap", "mlock", "mmap+mlock", "dio")),
     "load_on_startup": Option("load-on-startup", boolean),
     "main_gpu": Option("main-gpu", whole(0)),
     "min_p": Option("min-p", number(0, 1)),
     "mmproj": Option("mmproj", text),
-    "n_cpu_moe": Option("n-cpu-moe", whole(0)),
+    "n_cpu_moe": Option("n-cpu-moe", whole(0, None, "auto")),
     "override_tensor": Option("override-tensor", text_list),
     "reasoning_budget": Option("reasoning-budget", whole(-1)),
     "reasoning_format": Option("reasoning-format", choice("auto", "none", "deepseek", "deepseek-legacy")),
@@ -164,33 +165,42 @@ OPTIONS: dict[str, Option] = {
 }
 FILES = ("mmproj", "chat_template_file")
 CONTEXT = whole(256, None, "auto")
+KV_CACHE = choice("auto", *KV_TYPES)
 PARALLEL = whole(1, MAX_PARALLEL, "auto")
 ENGINE_OPTIONS = frozenset(OPTIONS) | {"context", "parallel", "kv_cache", "extra"}
 
 
-def preset_options(model: Mapping[str, t.Any], deployment: Mapping[str, t.Any], directory: str = "") -> dict[str, str]:
+def preset_options(
+    model: Mapping[str, t.Any], deployment: Mapping[str, t.Any], directory: str = "", planned: Mapping[str, t.Any] | None = None
+) -> dict[str, str]:
     """The preset section of one deployment of one catalogue entry: keys of llama-server with their values as text.
 
-    The deployment overrides the model, option by option. File names get ``directory`` in front. The path of the
-    model itself is not an option; whoever knows the file adds the key ``model``.
+    The deployment overrides the model, option by option. What the ledger ``planned`` fills in what both leave open; then the server fits
+    nothing by itself. File names get ``directory`` in front. The path of the model itself is not an option; whoever knows the file adds the
+    key ``model``.
     """
-    options: dict[str, t.Any] = {"load_on_startup": True, **_layer(model), **_layer(deployment)}
     extra = {**_extra(model), **_extra(deployment)}
-    preset = _context(options.pop("context", "auto"), options.pop("parallel", "auto"))
-    for name, value in options.items():
-        rendered = _render(name, OPTIONS[name].render, value)
-        if rendered is not None:
-            preset[OPTIONS[name].key] = posixpath.join(directory, rendered) if name in FILES else rendered
+    preset = _rendered({"load_on_startup": True, **_layer(model), **_layer(deployment)}, directory)
+    for key in extra:
+        if key in preset:
+            raise InputError(f"extra sets {key}, which another option of the model sets already: keep one of the two")
+    if planned:
+        preset = _rendered({"fit": "off", "load_on_startup": True, **_layer(model), **_layer(deployment), **_layer(planned)}, directory)
     kv_cache_v = preset.get("cache-type-v", "f16")
     if kv_cache_v not in PLAIN_KV_TYPES and preset.get("flash-attn") == "off":
         raise InputError(
             f"kv_cache_v is {kv_cache_v} with flash_attention: off, but a quantised V cache needs flash attention: "
             f"set flash_attention to auto or on, or kv_cache_v to one of: {', '.join(PLAIN_KV_TYPES)}"
         )
-    for key, value in extra.items():
-        if key in preset:
-            raise InputError(f"extra sets {key}, which another option of the model sets already: keep one of the two")
-        preset[key] = value
+    return {**preset, **extra}
+
+
+def _rendered(options: dict[str, t.Any], directory: str) -> dict[str, str]:
+    preset = _context(options.pop("context", "auto"), options.pop("parallel", "auto"))
+    for name, value in options.items():
+        rendered = _render(name, OPTIONS[name].render, value)
+        if rendered is not None:
+            preset[OPTIONS[name].key] = posixpath.join(directory, rendered) if name in FILES else rendered
     return preset
 
 
@@ -207,7 +217,8 @@ def _layer(options: Mapping[str, t.Any]) -> dict[str, t.Any]:
         )
     layer = {name: value for name, value in options.items() if name in ENGINE_OPTIONS and name != "extra"}
     if "kv_cache" in layer:
-        both = _render("kv_cache", choice(*KV_TYPES), layer.pop("kv_cache"))
+        both = layer.pop("kv_cache")
+        _render("kv_cache", KV_CACHE, both)
         layer = {"kv_cache_k": both, "kv_cache_v": both, **layer}
     return layer
 

@@ -91,6 +91,15 @@ class Model:
     def record(self, path: str) -> dict[str, t.Any]:
         return t.cast("dict[str, t.Any]", self._state.get("files", {}).get(path, {}))
 
+    def holds(self, path: str) -> bool:
+        """Whether a file was verified as from this source, and is as it was then."""
+        record = self.record(path)
+        try:
+            status = (self.directory / path).stat()
+        except OSError:
+            return False
+        return record.get("origin") == self.origin and (record.get("size"), record.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+
     def remember(self, file: File) -> None:
         """Write down that the file has been verified, so that nobody has to read it again."""
         with self._lock:
@@ -306,6 +315,15 @@ class ModelStore:
             raise errors[0]
         if errors:
             raise DownloadError(" ".join(str(error) for error in errors)) from errors[0]
+
+
+def kept(root: Path, entry: t.Mapping[str, t.Any], files: t.Sequence[str]) -> Path | None:
+    """The directory of a model, if all these files of it were verified as from this source and nobody touched them since; reads none of them."""
+    model = Model(entry["name"], entry["source"], (entry.get("revision") or "main") if entry["source"].startswith("hf:") else "", root / entry["name"])
+    model.recall()
+    if not files or not all(model.holds(path) for path in files):
+        return None
+    return model.directory
 
 
 def _model(entry: t.Mapping[str, t.Any], root: Path) -> Model:

@@ -23,6 +23,9 @@ Groups = Mapping[str, Sequence[str]]
 SERVERS = "inference_servers"
 GATEWAYS = "gateways"
 MODEL_ROOT = "/var/lib/llm/models"
+# Under this name playbooks/tasks/plan.yml keeps the answer of module vram_plan with each host.
+PLAN = "__llm_vram"
+SEEN = ("nvml", "ram")
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - behind a key, and only where no address of the host is known
 
@@ -32,7 +35,7 @@ class Engine(t.NamedTuple):
     port: int  # and its port
     suffix: str  # of the files that it serves
     options: frozenset[str]
-    render: Callable[[Variables, Variables, str], dict[str, str]]
+    render: Callable[[Variables, Variables, str, Variables], dict[str, str]]
 
 
 ENGINES = {"llama_router": Engine("llama-router", 8081, ".gguf", ENGINE_OPTIONS, preset_options)}
@@ -48,10 +51,11 @@ class Deployment(t.NamedTuple):
     service: str
     entry: Variables  # of the catalogue
     placed: Variables  # of llm_serve
+    planned: Variables  # what the ledger decided; empty as long as there is no plan
 
     @property
     def options(self) -> dict[str, t.Any]:
-        return {**self.entry, **self.placed}
+        return {**self.entry, **self.placed, **self.planned}
 
 
 def host_plan(
@@ -59,6 +63,7 @@ def host_plan(
 ) -> dict[str, t.Any]:
     """What a host has to have: the models in its store and the routers that serve them."""
     served = deployments(catalogue, host, hostvars[host])
+    limits = models_max(served, hostvars[host])
     routers: dict[str, dict[str, t.Any]] = {}
     for deployment in served:
         router = routers.setdefault(
@@ -67,15 +72,11 @@ def host_plan(
                 "service": deployment.service,
                 "bind": bind_address(hostvars, groups, host),
                 "port": deployment.port,
-                "models_max": 0,
+                "models_max": limits[deployment.service],
                 "models": {},
             },
         )
         router["models"][deployment.model] = preset(deployment, root)
-    for router in routers.values():
-        router["models_max"] = len(router["models"])
-        if is_shared(router["service"]):
-            router["models_max"] = hostvars[host].get("llm_models_max", router["models_max"])
     names = dict.fromkeys(deployment.model for deployment in served)
     return {"models": [store_item(name, served) for name in names], "routers": list(routers.values())}
 
@@ -117,9 +118,10 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
     ]
 
 
-def deployments(catalogue: HostVariables, host: str, variables: Variables) -> list[Deployment]:
-    """What ``llm_serve`` places on a host. A port of its own means a router of its own."""
+def deployments(catalogue: HostVariables, host: str, variables: Variables, decided: bool = True) -> list[Deployment]:
+    """What ``llm_serve`` places on a host, with or without what the ledger decided. A port of its own means a router of its own."""
     found = []
+    planned = _planned(variables) if decided else {}
     for placed in variables.get("llm_serve") or []:
         entry = catalogue.get(placed["model"])
         engine = ENGINES.get(entry.get("engine", "")) if entry else None
@@ -127,8 +129,27 @@ def deployments(catalogue: HostVariables, host: str, variables: Variables) -> li
             raise InputError(f"{host} cannot serve {placed['model']}: playbooks/preflight.yml says what is wrong.")
         port = placed.get("port", engine.port)
         service = f"{engine.service}-{port}" if "port" in placed else engine.service
-        found.append(Deployment(host, placed["model"], engine, port, service, entry, placed))
+        found.append(Deployment(host, placed["model"], engine, port, service, entry, placed, planned.get((service, placed["model"]), {})))
     return found
+
+
+def _planned(variables: Variables) -> dict[tuple[str, str], Variables]:
+    """The options that the ledger decided, by service and model.
+
+    An engine is told nothing of a plan for GPUs that nobody has seen yet, nor of one that does not fit: it tries to fit by itself then.
+    """
+    plan = (variables.get(PLAN) or {}).get("plan") or {}
+    holds = plan.get("source") in SEEN and plan["fits"]
+    return {(one["service"], one["model"]): one["options"] for one in plan["deployments"]} if holds else {}
+
+
+def models_max(served: Sequence[Deployment], variables: Variables) -> dict[str, int]:
+    """How many models each router holds at once: all of its own, unless the host's ``llm_models_max`` says otherwise of the shared one."""
+    services = [deployment.service for deployment in served]
+    return {
+        service: variables.get("llm_models_max", services.count(service)) if is_shared(service) else services.count(service)
+        for service in dict.fromkeys(services)
+    }
 
 
 def is_shared(service: str) -> bool:
@@ -138,7 +159,7 @@ def is_shared(service: str) -> bool:
 def preset(deployment: Deployment, root: str = MODEL_ROOT) -> dict[str, str]:
     """The options of a deployment as its engine reads them. Of a split model the engine is given the first file."""
     directory = posixpath.join(root, deployment.model)
-    options = deployment.engine.render(deployment.entry, deployment.placed, directory)
+    options = deployment.engine.render(deployment.entry, deployment.placed, directory, deployment.planned)
     weights = sorted(weight_files(deployment.engine, deployment.options))
     return {"model": posixpath.join(directory, weights[0]), **options}
 

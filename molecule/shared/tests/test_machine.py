@@ -150,3 +150,10 @@ def test_no_secret_is_where_it_can_be_read(host: t.Any, front_door: FrontDoor) -
 def test_the_log_of_the_front_door_goes_to_the_journal(host: t.Any, front_door: FrontDoor) -> None:
     front_door.ask("GET", "/v1/models", front_door.key("laptop"))
     until(lambda: "laptop" in host.check_output("journalctl --no-pager --lines=50 --unit=llm-nginx"), 10, "the client's name in the log")
+
+
+def test_what_the_ledger_decided_is_told_to_the_engine(host: t.Any) -> None:
+    preset = host.file("/etc/llm/llama-router/preset.ini").content_string
+    # tiny-b left its parallel requests open
+    assert "fit = off" in preset
+    assert re.search(r"\[tiny-b\][^[]*ctx-size = 4096[^[]*parallel = 4", preset)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._host_requirements import BACKENDS, REQUIREMENTS
-from ansible_collections.baremetal.llm.plugins.module_utils._host_wants import host_wants
-from ansible_collections.baremetal.llm.plugins.module_utils._topology import ENGINES, SERVERS
+from ansible_collections.baremetal.llm.plugins.module_utils._host_wants import host_wants, vram_wants
+from ansible_collections.baremetal.llm.plugins.module_utils._topology import ENGINES, PLAN, SERVERS
 
 ROOT = Path(__file__).resolve().parents[4]
 CATALOGUE: dict[str, dict[str, t.Any]] = {
@@ -72,3 +72,36 @@ def test_every_engine_and_its_methods_are_in_the_table(engine: str) -> None:
     assert set(options[f"{engine}_method"]["choices"]) == set(methods)
     assert defaults[f"{engine}_method"] == methods[0], "the engine's usual way is its first one"
     assert set(options[f"{engine}_backend"]["choices"]) == set(BACKENDS)
+
+
+def memory(variables: dict[str, t.Any], *groups: str) -> dict[str, t.Any]:
+    catalogue = {**CATALOGUE, "eyes": {"source": "hf:a/d", "files": ["m.gguf", "notes.md"], "mmproj": "mm.gguf", "engine": "llama_router", "revision": "v1"}}
+    return vram_wants(catalogue, {"box": variables}, {group: ["box"] for group in groups}, "box")
+
+
+def test_what_is_planned_are_the_options_as_the_user_wrote_them() -> None:
+    decided = {"plan": {"deployments": [{"service": "llama-router", "model": "eyes", "options": {"context": 99}}]}}
+    found = memory({"llm_serve": [{"model": "eyes", "gpus": [1], "kv_cache": "q8_0"}], PLAN: decided}, SERVERS)
+    assert found["deployments"] == [
+        {
+            "model": "eyes",
+            "engine": "llama_router",
+            "service": "llama-router",
+            "source": "hf:a/d",
+            "revision": "v1",
+            "files": ["m.gguf", "mm.gguf"],
+            "options": {"mmproj": "mm.gguf", "gpus": [1], "kv_cache": "q8_0"},
+        }
+    ]
+
+
+def test_how_many_models_a_router_holds() -> None:
+    serve = [{"model": "chat"}, {"model": "small"}, {"model": "small", "port": 9001}]
+    assert memory({"llm_serve": serve}, SERVERS)["models_max"] == {"llama-router": 2, "llama-router-9001": 1}
+    assert memory({"llm_serve": serve, "llm_models_max": 1}, SERVERS)["models_max"] == {"llama-router": 1, "llama-router-9001": 1}
+
+
+def test_what_else_takes_memory() -> None:
+    budgets = [{"name": "ollama", "gpu": 0, "memory": "2GiB"}]
+    assert memory({"llm_vram_budgets": budgets}, SERVERS, "gateways")["budgets"] == [*budgets, {"name": "gateway", "memory": 1024}]
+    assert memory({}, SERVERS)["budgets"] == []

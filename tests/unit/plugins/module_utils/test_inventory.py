@@ -114,3 +114,9 @@ def test_a_wrong_gateway(variables: dict[str, t.Any], said: str) -> None:
 def test_everything_is_said_at_once() -> None:
     found = errors({"chat": {"source": "x", "engine": "y"}}, [{"model": "no"}], [{"name": "a b"}])
     assert len(found) == 4
+
+
+def test_a_wrong_policy() -> None:
+    (error,) = errors(llm_vram_policy="enforced")
+    assert error.startswith("llm_vram_policy of box is 'enforced': did you mean enforce")
+    assert errors(llm_vram_policy="warn") == []

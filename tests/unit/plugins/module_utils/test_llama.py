@@ -102,8 +102,8 @@ def test_files_get_the_directory_of_the_model() -> None:
     ("options", "sentence"),
     [
         ({"contxt": 4096}, r"contxt \(value 4096\) .*did you mean context"),
-        ({"kv_cache": "q8"}, "kv_cache is 'q8'; allowed: f32, f16, bf16, q8_0"),
-        ({"kv_cache_k": 8}, "kv_cache_k is 8; allowed: f32"),
+        ({"kv_cache": "q8"}, "kv_cache is 'q8'; allowed: auto, f32, f16, bf16, q8_0"),
+        ({"kv_cache_k": 8}, "kv_cache_k is 8; allowed: auto, f32"),
         ({"context": "4096"}, "context is '4096'; allowed: auto, a whole number of at least 256"),
         ({"context": 0}, "context is 0; allowed"),
         ({"parallel": 257}, "parallel is 257; allowed: auto, a whole number from 1 to 256"),
@@ -188,3 +188,15 @@ def test_the_text_of_a_preset_is_checked_alike() -> None:
 
 def test_a_binary_that_names_no_options_is_not_llama_server() -> None:
     assert "is the binary really llama-server" in check_preset({}, "usage: something else")[0]
+
+
+def test_what_was_planned_fills_in_and_extra_stays() -> None:
+    planned = {"context": 4096, "parallel": 2, "gpu_layers": "all"}
+    preset = preset_options({"extra": {"ctx-size": 1000, "warmup": False}}, {}, planned=planned)
+    assert (preset["ctx-size"], preset["parallel"], preset["fit"], preset["warmup"]) == ("1000", "2", "off", "false")
+    assert "ctx-size" not in preset_options({}, {}, planned={})
+
+
+@pytest.mark.parametrize("option", ["kv_cache", "kv_cache_k", "n_cpu_moe", "cache_ram"])
+def test_auto_leaves_it_to_the_ledger(option: str) -> None:
+    assert preset_options({option: "auto"}, {}) == {"load-on-startup": "true"}

@@ -6,7 +6,7 @@ import typing as t
 
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._topology import endpoints, host_plan, litellm_models
+from ansible_collections.baremetal.llm.plugins.module_utils._topology import PLAN, endpoints, host_plan, litellm_models
 
 CATALOGUE: dict[str, dict[str, t.Any]] = {
     "chat": {"source": "hf:a/b", "files": ["x-00002-of-2.gguf", "x-00001-of-2.gguf"], "engine": "llama_router", "context": 4096},
@@ -104,3 +104,52 @@ def test_adding_a_server_leaves_the_other_servers_alone() -> None:
 def test_a_model_that_is_not_there_is_an_error_even_without_preflight() -> None:
     with pytest.raises(InputError, match="box cannot serve nothing"):
         host_plan(CATALOGUE, *one([{"model": "nothing"}]), "box")
+
+
+def decided(model: str, service: str = "llama-router", source: str = "nvml", fits: bool = True, **options: t.Any) -> dict[str, t.Any]:
+    return {"known": True, "plan": {"source": source, "fits": fits, "deployments": [{"model": model, "service": service, "options": options}]}}
+
+
+def test_what_the_ledger_decided_is_told_to_the_engine() -> None:
+    hostvars, groups = one([{"model": "small"}])
+    before = host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    assert "ctx-size" not in before
+    hostvars["box"][PLAN] = decided("small", context=8192, parallel=2, kv_cache_k="q8_0", kv_cache_v="q8_0", gpus=[1], gpu_layers="all", cache_ram=2048)
+    after = host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    assert after == {
+        **before,
+        "ctx-size": "16384",
+        "parallel": "2",
+        "cache-type-k": "q8_0",
+        "cache-type-v": "q8_0",
+        "device": "CUDA1",
+        "n-gpu-layers": "all",
+        "cache-ram": "2048",
+        "fit": "off",
+    }
+
+
+def test_the_gateway_knows_the_context_that_the_ledger_decided() -> None:
+    hostvars, groups = fleet()
+    hostvars["gpu3"][PLAN] = decided("small", context=8192)
+    found = {(endpoint["host"], endpoint["model"]): endpoint["max_input_tokens"] for endpoint in endpoints(CATALOGUE, hostvars, groups, "gw")}
+    assert found == {("gpu1", "chat"): 4096, ("gpu2", "chat"): 4096, ("gpu2", "small"): None, ("gpu3", "small"): 8192}
+
+
+def test_a_plan_of_another_router_is_not_this_ones() -> None:
+    hostvars, groups = one([{"model": "small", "port": 9001}])
+    hostvars["box"][PLAN] = decided("small", context=8192)
+    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+
+
+@pytest.mark.parametrize("plan", [{"source": "llm_gpus"}, {"source": "boards"}, {"fits": False}])
+def test_an_engine_is_told_no_plan_that_may_not_hold(plan: dict[str, t.Any]) -> None:
+    hostvars, groups = one([{"model": "small"}])
+    hostvars["box"][PLAN] = decided("small", **plan, context=8192)
+    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+
+
+def test_a_host_whose_memory_is_not_known_yet_has_no_plan() -> None:
+    hostvars, groups = one([{"model": "small"}])
+    hostvars["box"][PLAN] = {"known": False, "plan": {}}
+    assert "fit" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
