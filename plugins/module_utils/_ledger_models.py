@@ -68,4 +68,3 @@ def _name(model: ModelFiles, access: Access) -> ModelName:
         endpoint=access.endpoint,
         token=access.token,
     )
-

@@ -188,7 +188,7 @@ class _Planner:
         for number in (*self.graph.inputs, *(self.copies.values() if self.pipeline else ())):
             result = self.results[number]
             result.kept |= self.pipeline
-            for _ in range(COPIES if self.pipeline else 1):
+            for _copy in range(COPIES if self.pipeline else 1):
                 self._allocate(number)
 
     def _run(self, number: int) -> None:

@@ -128,7 +128,7 @@ def _few(same: Same, places: tuple[int, ...], cpu_moe: int, overrides: tuple[tup
 @functools.lru_cache(maxsize=64)
 def _blocks(same: Same) -> tuple[Block, ...]:
     """Of the trunk. Equal ones are one object, which makes comparing them fast."""
-    tensors: list[list[Tensor]] = [[] for _ in same.shape.layers]
+    tensors: list[list[Tensor]] = [[] for _layer in same.shape.layers]
     for tensor in same.shape.tensors:
         if tensor.layer is not None:
             tensors[tensor.layer].append(tensor)

@@ -128,7 +128,7 @@ class Builder(Ops):
         fused = (made,) if self.way.cuda else ()
         summed = graph.make(self.size(self.width), parts)
         graph.run(summed)
-        for _ in range(used - 2):
+        for _expert in range(used - 2):
             summed = graph.make(self.size(self.width), summed, parts, *fused, reusable=True)
             graph.run(summed)
         if "ffn_down_shexp.weight" in block:

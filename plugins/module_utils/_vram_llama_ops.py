@@ -102,7 +102,7 @@ class Ops:
         if deep:
             part = ((F32 * wide, TOKENS), (-F32 * self.width * deep, ONE))
             whole = stream
-            stream, *self.deep = (graph.view(whole, part) for _ in range(1 + deep))
+            stream, *self.deep = (graph.view(whole, part) for _part in range(1 + deep))
         if self.shape.architecture.startswith(_SCALED):
             stream = graph.make(row, stream, reusable=True)
         graph.run(stream)

@@ -90,7 +90,7 @@ def _delta(ops: Ops, source: int, state: RecurrentState) -> int:
     conv = _filtered(ops, _window(ops, ops.product("attn_qkv", source), state, channels), channels)
     before = _state(ops, state.inner * state.state)
     pair = []
-    for _ in range(2):
+    for _time in range(2):
         normed = graph.make(ops.size(keys), conv)
         pair.append(graph.make(inner, normed) if keys != state.inner else normed)
     if "ssm_ba.weight" in ops.block:

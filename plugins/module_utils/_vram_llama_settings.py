@@ -158,6 +158,7 @@ def row_bytes(elements: int, cache_type: str) -> int:
 def _single(number: float) -> float:
     return t.cast(float, struct.unpack("f", struct.pack("f", number))[0])
 
+
 class Same:
     """A shape that is equal to itself only: comparing its thousands of tensors would take longer than what is remembered."""
 

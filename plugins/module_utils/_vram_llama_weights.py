@@ -85,7 +85,7 @@ def _sums(same: Same, cuda: bool) -> _Sums:
 @functools.lru_cache(maxsize=256)
 def _overridden(same: Same, placement: Placement, overrides: tuple[tuple[str, str], ...], cpu_moe: int, cuda: bool) -> Counter[int]:
     patterns = [(re.compile(pattern), target(buffer)) for pattern, buffer in overrides]
-    used = {device for device in placement.layers}
+    used = set(placement.layers)
     found: Counter[int] = Counter()
 
     def add(tensor: Tensor, *devices: int) -> None:
@@ -130,7 +130,7 @@ def elsewhere(same: Same, cpu_moe: int, overrides: tuple[tuple[str, str], ...]) 
 @functools.lru_cache(maxsize=64)
 def _experts(same: Same) -> tuple[frozenset[str], ...]:
     """Of each block."""
-    found: list[set[str]] = [set() for _ in same.shape.layers]
+    found: list[set[str]] = [set() for _layer in same.shape.layers]
     for tensor in same.shape.tensors:
         if tensor.layer is not None and _EXPERTS.search(tensor.name):
             found[tensor.layer].add(part_name(tensor))
@@ -178,4 +178,3 @@ def _where(shape: ModelShape, tensor: Tensor) -> str | int:
         if tensor.name.startswith(names):
             return place
     return 0
-

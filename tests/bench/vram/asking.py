@@ -33,7 +33,6 @@ class Answer(t.NamedTuple):
     def of(cls, data: t.Mapping[str, t.Any]) -> Answer:
         return cls(tuple(Place(*one.values()) for one in data["devices"]), Place(*data["host"].values()))
 
-
     def over(self, devices: int, main: int) -> Answer:
         """On all ``devices``: with split mode none llama.cpp tells only of the one that it uses."""
         if len(self.devices) == devices:

@@ -70,7 +70,7 @@ def _engine(config, case):
 
 def _build(engine):
     if parallel_state._TP is None:
-        parallel_state.init_distributed_environment(1, 0, "file://" + tempfile.mktemp(), 0, "gloo")
+        parallel_state.init_distributed_environment(1, 0, f"file://{tempfile.mkdtemp()}/store", 0, "gloo")
         parallel_state.initialize_model_parallel(1)
         parallel_state._EP = parallel_state._EP or parallel_state._TP
     parallel_state._TP.world_size = engine.parallel_config.tensor_parallel_size  # this process is the first of so many

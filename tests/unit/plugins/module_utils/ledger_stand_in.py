@@ -82,8 +82,8 @@ def free(found: Plan) -> dict[str, float]:
     return {account.place: account.free / GIB for account in found.accounts}
 
 
-@pytest.fixture(autouse=True)
-def simple_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+def replace_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the ledger asks for an estimate, it gets one of these."""
     stand_ins = {
         "llama_memory": llama_memory,
         "vllm_memory": vllm_memory,

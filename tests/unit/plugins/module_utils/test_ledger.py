@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger import Budget, Device, Entry, Plan, Policy, Process
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB, MIB
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (
     NOTHING,
     demand,
     free,
@@ -19,9 +19,10 @@ from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_st
     machine,
     planned,
     shape,
-    simple_estimates,
     vllm,
 )
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 PROCESS = 500 * MIB  # of llama.cpp on a GPU
 FIXED: dict[str, t.Any] = {"context": 16384, "parallel": 1, "kv_cache": "f16", "cache_ram": 0}

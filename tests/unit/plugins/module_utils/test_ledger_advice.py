@@ -10,15 +10,16 @@ from dataclasses import replace
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger import Budget, Change, Demand, Machine, Plan, Policy, Process
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB, MIB
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (
     demand,
     gpu,
     machine,
     planned,
     shape,
-    simple_estimates,
     vllm,
 )
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 FIXED: dict[str, t.Any] = {"context": 16384, "parallel": 1, "kv_cache": "f16", "cache_ram": 0, "gpus": [0]}
 

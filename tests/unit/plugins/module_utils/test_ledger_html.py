@@ -42,8 +42,8 @@ def rows(root: ET.Element) -> list[list[str]]:
     return [[text(cell) for cell in row] for row in root.iter("tr")]
 
 
-def segments(bar: ET.Element) -> list[tuple[str, float, float]]:
-    return [(text(found[0]), float(found.get("x", "")[:-1]), float(found.get("width", "")[:-1])) for found in bar.findall("svg")]
+def segments(drawn: ET.Element) -> list[tuple[str, float, float]]:
+    return [(text(found[0]), float(found.get("x", "")[:-1]), float(found.get("width", "")[:-1])) for found in drawn.findall("svg")]
 
 
 def luminance(color: str) -> float:
@@ -138,21 +138,21 @@ def test_refusal_of_a_whole_host_links_to_the_host() -> None:
 
 def test_bars_have_words_for_those_who_do_not_see_them() -> None:
     found = bars(read(ledger_page([PLANS["two_gpus"]])))
-    assert [text(next(bar.iter("title"))) for bar in found] == [
+    assert [text(next(drawn.iter("title"))) for drawn in found] == [
         "GPU 0 of ws02: 48.0 GiB, 19.1 GiB free",
         "GPU 1 of ws02: 48.0 GiB, 26.4 GiB free",
         "RAM of ws02: 125.6 GiB, 94.3 GiB free",
     ]
     assert text(next(found[0].iter("desc"))) == "chat 22.0 GiB, driver 455 MiB, ollama 6.0 GiB, margin 512 MiB"
     assert "embed" not in text(found[1])  # it takes turns
-    assert all(bar.get("role") == "img" for bar in found)
+    assert all(drawn.get("role") == "img" for drawn in found)
 
 
 def test_segments_lie_side_by_side_and_in_proportion() -> None:
-    (bar, _ram) = bars(read(ledger_page([PLANS["single"]])))
+    (drawn, _ram) = bars(read(ledger_page([PLANS["single"]])))
     account = PLANS["single"]["accounts"][0]
     at = 0.0
-    for entry, (title, start, width) in zip(account["entries"], segments(bar), strict=True):
+    for entry, (title, start, width) in zip(account["entries"], segments(drawn), strict=True):
         assert title.startswith(entry["name"])
         assert start == pytest.approx(at, abs=0.01)
         assert width == pytest.approx(100 * entry["bytes"] / account["total"], abs=0.01)
@@ -160,13 +160,13 @@ def test_segments_lie_side_by_side_and_in_proportion() -> None:
 
 
 def test_too_much_is_drawn_to_scale_with_a_line_where_the_memory_ends() -> None:
-    (bar, _ram) = bars(read(ledger_page([PLANS["refused"]])))
+    (drawn, _ram) = bars(read(ledger_page([PLANS["refused"]])))
     account = PLANS["refused"]["accounts"][0]
-    limit = next(bar.iter("line"))
+    limit = next(drawn.iter("line"))
     assert float(limit.get("x1", "")[:-1]) == pytest.approx(100 * account["total"] / (account["total"] - account["free"]), abs=0.01)
-    _title, start, width = segments(bar)[-1]
+    _title, start, width = segments(drawn)[-1]
     assert start + width == pytest.approx(100, abs=0.01)
-    assert "9.5 GiB more than 24.0 GiB" in text(bar)
+    assert "9.5 GiB more than 24.0 GiB" in text(drawn)
     assert not list(bars(read(ledger_page([PLANS["single"]])))[0].iter("line"))
 
 
@@ -199,8 +199,8 @@ def test_more_models_than_colors_differ_in_their_pattern() -> None:
     found = copy.deepcopy(PLANS["single"])
     entry = found["accounts"][0]["entries"][0]
     found["accounts"] = [{**found["accounts"][0], "entries": [{**entry, "name": f"m{number}", "bytes": 2**30} for number in range(20)]}]
-    bar = bars(read(ledger_page([found])))[0]
-    looks = [tuple(rect.get("fill") for rect in segment.findall("rect")) for segment in bar.findall("svg")]
+    drawn = bars(read(ledger_page([found])))[0]
+    looks = [tuple(rect.get("fill") for rect in segment.findall("rect")) for segment in drawn.findall("svg")]
     assert len(looks) == len(set(looks)) == 20
 
 
@@ -225,8 +225,8 @@ def test_marks_below_a_bar_have_room() -> None:
     account["entries"][0]["bytes"] *= 10
     account["free"] = account["total"] - sum(entry["bytes"] for entry in account["entries"]) + 1
     root = read(ledger_page([found, *(PLANS[name] for name in HOSTS)]))
-    for bar in bars(root):
-        places = [float(mark.get("x", "")[:-1]) for mark in bar.findall("text") if mark.get("class") in ("start", "wide")]
+    for drawn in bars(root):
+        places = [float(mark.get("x", "")[:-1]) for mark in drawn.findall("text") if mark.get("class") in ("start", "wide")]
         assert min((after - before for before, after in itertools.pairwise(places)), default=100) > 5
     short = next(row for row in rows(root) if row[0] == "short")
     assert short[1] == f"{-(account['free'] // MIB):,}"

@@ -19,15 +19,16 @@ from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import 
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama import LlamaSettings
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (
     demand,
     gpu,
     machine,
     planned,
     shape,
-    simple_estimates,
     vllm,
 )
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 HERE = machine(gpu(), gpu(1))
 

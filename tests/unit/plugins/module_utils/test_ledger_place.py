@@ -10,16 +10,17 @@ import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger import Plan
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (
     demand,
     free,
     gpu,
     machine,
     planned,
     shape,
-    simple_estimates,
     vllm,
 )
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 FIXED: dict[str, t.Any] = {"context": 16384, "parallel": 1, "kv_cache": "f16", "cache_ram": 0}
 PAIR = machine(gpu(), gpu(1), tensor_parallel=((0, 1),))

@@ -12,14 +12,15 @@ from dataclasses import replace
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger import Budget, Demand, Machine, Plan, Policy, plan
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB, MIB
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import (
     demand,
     gpu,
     machine,
     shape,
-    simple_estimates,
     vllm,
 )
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 SEEDS = range(25)
 Question = tuple[Machine, list[Demand], dict[str, int], list[Budget], Policy]

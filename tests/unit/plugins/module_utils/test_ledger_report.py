@@ -102,21 +102,21 @@ def test_an_account_reads_from_top_to_bottom() -> None:
 
 
 def test_bar_is_in_proportion() -> None:
-    (bar,) = bars(ledger_table(plan(account(entry("one", 25 * GIB), entry("two", 25 * GIB))), 82))
-    assert len(bar) == 80
-    assert [bar[:20].replace(" A ", "███"), bar[20:40].replace(" B ", "▓▓▓"), bar[40:]] == ["█" * 20, "▓" * 20, "·" * 40]
+    (drawn,) = bars(ledger_table(plan(account(entry("one", 25 * GIB), entry("two", 25 * GIB))), 82))
+    assert len(drawn) == 80
+    assert [drawn[:20].replace(" A ", "███"), drawn[20:40].replace(" B ", "▓▓▓"), drawn[40:]] == ["█" * 20, "▓" * 20, "·" * 40]
 
 
 def test_what_is_too_much_is_beyond_the_line() -> None:
-    (bar,) = bars(ledger_table(plan(account(entry("one", 150 * GIB), entry("two", 50 * GIB)), fits=False), 82))
-    assert len(bar) == 80
-    assert bar.index("│") == 40
-    assert bar[41:] == "!" * 39
+    (drawn,) = bars(ledger_table(plan(account(entry("one", 150 * GIB), entry("two", 50 * GIB)), fits=False), 82))
+    assert len(drawn) == 80
+    assert drawn.index("│") == 40
+    assert drawn[41:] == "!" * 39
 
 
 def test_a_model_that_takes_turns_is_not_in_the_bar() -> None:
-    (bar,) = bars(ledger_table(plan(account(entry("embed", 90 * GIB, resident=False))), 82))
-    assert bar == "·" * 80
+    (drawn,) = bars(ledger_table(plan(account(entry("embed", 90 * GIB, resident=False))), 82))
+    assert drawn == "·" * 80
 
 
 def test_letters_are_the_same_on_all_gpus_of_a_host() -> None:

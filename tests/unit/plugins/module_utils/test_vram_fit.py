@@ -12,7 +12,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB, MI
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_fit import Room
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama import LlamaSettings
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings
-from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import shape, simple_estimates  # noqa: F401
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.ledger_stand_in import shape
+
+pytestmark = pytest.mark.usefixtures("simple_estimates")
 
 MODEL = shape(8)
 ONE = LlamaSettings(context=16384, parallel=2, split=(1.0,), cache_ram=0)

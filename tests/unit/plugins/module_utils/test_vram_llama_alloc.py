@@ -93,7 +93,7 @@ def test_operations_without_weights_run_with_their_neighbours() -> None:
 def test_weights_from_main_memory_are_there_one_at_a_time() -> None:
     graph = Graph()
     current = graph.make(bytes_(10), place=0)
-    for _ in range(3):
+    for _time in range(3):
         current = graph.make(bytes_(10), graph.stored(bytes_(700), HOST), current, place=0)
     graph.run(current)
     assert sizes(graph) == {0: 720}
