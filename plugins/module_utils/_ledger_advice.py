@@ -35,7 +35,7 @@ def refusals(book: Book, replan: Replan) -> tuple[Refusal, ...]:
 def _short(book: Book, account: Account, replan: Replan) -> Refusal:
     place, shortfall = account.place, -account.free
     changes = tuple(_found(book, place, replan)) or tuple(_together(book, place, replan))
-    message = f"{book.machine.host}: {_called(account)} is short of {counted(mib(shortfall))} MiB: {_takers(account)}.{_strangers(book, account)}"
+    message = f"{book.machine.host}: {_called(account)} is {counted(mib(shortfall))} MiB short: {_takers(account)}.{_strangers(book, account)}"
     message += _undivided(book, account)
     if not changes:
         message += _hopeless(book, account)

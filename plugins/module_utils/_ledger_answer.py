@@ -126,7 +126,7 @@ def _degree(book: Book, running: Running) -> str:
 def no_tensor_parallel(book: Book, running: Running, gpus: t.Sequence[int]) -> str:
     """Why a model is not divided over these GPUs."""
     if len(gpus) < 2:
-        return "there is no second GPU"
+        return "it may use no second GPU"
     reason = tensor_parallel_reason(running.wish.shape, 2)
     if reason:
         return f"it cannot be divided by 2: {reason}"

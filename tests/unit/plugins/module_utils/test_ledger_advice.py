@@ -46,7 +46,7 @@ def test_the_sentence_names_host_gpu_takers_and_shortfall() -> None:
     found = planned(here, demand("small", shape(4), **FIXED), demand("large", shape(20), **FIXED), budgets=[Budget("ollama", 0, GIB)], policy=policy)
     assert only(found).shortfall == 3 * GIB + 1000 * MIB + 812 * MIB
     assert only(found).message.startswith(
-        "gpu01: GPU 0 (board) with 24.0 GiB is short of 4,884 MiB: large 21.5 GiB, small 5.5 GiB, ollama 1.0 GiB, margin 512 MiB, driver 300 MiB."
+        "gpu01: GPU 0 (board) with 24.0 GiB is 4,884 MiB short: large 21.5 GiB, small 5.5 GiB, ollama 1.0 GiB, margin 512 MiB, driver 300 MiB."
     )
     assert found.as_dict()["fits"] is False
 
@@ -141,7 +141,7 @@ def test_without_models_the_budgets_are_too_large() -> None:
 def test_main_memory_that_is_too_small() -> None:
     found = planned(machine(ram=4), demand("chat", shape(6), **{**FIXED, "gpus": []}))
     assert (only(found).place, only(found).shortfall) == ("ram", 3 * GIB + 100 * MIB)
-    assert only(found).message.startswith("gpu01: main memory with 4.0 GiB is short of 3,172 MiB: chat 7.1 GiB.")
+    assert only(found).message.startswith("gpu01: main memory with 4.0 GiB is 3,172 MiB short: chat 7.1 GiB.")
 
 
 def test_vllm_is_offered_tensor_parallelism_and_a_smaller_cache_type() -> None:
