@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOST_PATTERN_MISMATCH := error
 export ANSIBLE_INJECT_FACT_VARS := false
 
-SCENARIOS ?= default trixie versions gpu container_toolkit repository
+SCENARIOS ?= default trixie versions gpu container_toolkit repository firewall
 # Killed runs, Debian's own driver built by DKMS, other branches of it: some minutes each.
 LONG_SCENARIOS ?= interrupted gpu_driver driver_branches
 

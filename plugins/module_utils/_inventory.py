@@ -10,6 +10,7 @@ import typing as t
 from collections.abc import Iterator, Mapping
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._routes import route_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     ENGINES,
     GATEWAYS,
@@ -18,6 +19,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     Groups,
     HostVariables,
     Variables,
+    endpoints,
     model_files,
     weight_files,
 )
@@ -43,6 +45,8 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
         placed += len(serve)
         found += _placement_errors(catalogue, broken, host, serve)
         found += _port_errors(catalogue, hostvars, groups, host, serve)
+        if not isinstance(drain := hostvars[host].get("llm_drain", False), bool):
+            found.append(f"llm_drain of {host} is {drain!r}: it must be true or false.")
         policy = hostvars[host].get("llm_vram_policy", "enforce")
         if policy not in VRAM_POLICIES:
             found.append(f"llm_vram_policy of {host} is {policy!r}: {_one_of(policy, VRAM_POLICIES)}.")
@@ -50,6 +54,9 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
         found.append("No host of inference_servers has an llm_serve: place at least one model of llm_models on one of them.")
     for host in groups.get(GATEWAYS, []):
         found += _gateway_errors(host, hostvars[host])
+    if not found:  # what follows derives from an inventory that makes sense
+        for host in groups.get(GATEWAYS, []):
+            found += route_errors(hostvars[host].get("llm_routes") or {}, endpoints(catalogue, hostvars, groups, host), planned=False)
     return list(dict.fromkeys(found))
 
 

@@ -33,6 +33,12 @@ WHERE_A_SECRET_COULD_BE = {
         "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1024k -exec cat {} + 2>/dev/null"
     ),
 }
+PROMPT_TOKENS = """
+import re, sys, urllib.request
+key = open("/etc/llm/llama-router/api-keys").read().strip()
+request = urllib.request.Request("http://127.0.0.1:8081/metrics?model=" + sys.argv[1], headers={"Authorization": "Bearer " + key})
+print(re.search(r"^llamacpp:prompt_tokens_total (.*)", urllib.request.urlopen(request, timeout=10).read().decode(), re.MULTILINE)[1])
+"""
 ASK_THE_ENGINE = """
 import urllib.error, urllib.request
 try:
@@ -80,8 +86,19 @@ def test_no_service_runs_as_root(host: t.Any) -> None:
 
 def test_both_models_stream_through_the_front_door(front_door: FrontDoor) -> None:
     models = [model["id"] for model in front_door.ask("GET", "/v1/models", front_door.key("laptop")).body["data"]]
-    assert models == ["tiny-a", "tiny-b"]
+    assert sorted(models) == ["auto", "tiny-a", "tiny-b"]
     assert all(streams(front_door, model) for model in models)
+
+
+def test_a_route_sends_short_and_long_prompts_to_different_models(host: t.Any, front_door: FrontDoor) -> None:
+    def ask(prompt: str) -> list[str]:
+        before = {model: host.check_output("python3 -c %s %s", PROMPT_TOKENS, model) for model in ("tiny-a", "tiny-b")}
+        question = {"model": "auto", "max_tokens": 4, "messages": [{"role": "user", "content": prompt}]}
+        assert front_door.ask("POST", "/v1/chat/completions", front_door.key("laptop"), question).status == 200
+        return [model for model, tokens in before.items() if host.check_output("python3 -c %s %s", PROMPT_TOKENS, model) != tokens]
+
+    assert ask("short") == ["tiny-b"]
+    assert ask("a " * 150) == ["tiny-a"]
 
 
 def test_only_the_front_door_is_open_to_another_machine(host: t.Any, front_door: FrontDoor) -> None:
