@@ -16,8 +16,8 @@ export ANSIBLE_HOST_PATTERN_MISMATCH := error
 export ANSIBLE_INJECT_FACT_VARS := false
 
 SCENARIOS ?= default trixie versions gpu container_toolkit repository firewall
-# Killed runs, Debian's own driver built by DKMS, other branches of it: some minutes each.
-LONG_SCENARIOS ?= interrupted gpu_driver driver_branches
+# Killed runs, Debian's own driver built by DKMS, other branches of it, the real vLLM (6 GB): some minutes each.
+LONG_SCENARIOS ?= interrupted gpu_driver driver_branches vllm
 
 .PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
 
@@ -62,7 +62,10 @@ lock: venv ## Lock the Python requirements again, of the controller and of the h
 	done
 	# of the hosts: the version in a file's name is the one that its entry in roles/common/vars/lock.yml has
 	cd roles/common/files/python; for locked in *.txt; do \
-	  uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" $${locked%-*}.in -o $$locked; \
+	  name=$${locked%-*}; python=3.10; limits=; \
+	  case $$name in vllm-*) python=3.11 ;; esac; \
+	  for kind in overrides excludes; do [ ! -e $$name.$$kind ] || limits="$$limits --$$kind $$name.$$kind"; done; \
+	  uv pip compile --quiet --universal --generate-hashes --python-version $$python $$limits --custom-compile-command "make lock" $$name.in -o $$locked; \
 	done
 
 venv: ## The Python environment that the tests use, .venv
