@@ -33,13 +33,13 @@ _HEAD = f"""\
 {_NAME} {{}}
 delete {_NAME}
 {_NAME} {{
-	chain guard {{
-		# before destination NAT, which would hide the ports that containers publish
-		type filter hook prerouting priority raw; policy accept;
-		iif lo accept
-		# only the first packet of a connection from outside is judged
-		tcp flags & (syn | ack) != syn accept
-		fib daddr type != local accept
+    chain guard {{
+        # before destination NAT, which would hide the ports that containers publish
+        type filter hook prerouting priority raw; policy accept;
+        iif lo accept
+        # only the first packet of a connection from outside is judged
+        tcp flags & (syn | ack) != syn accept
+        fib daddr type != local accept
 """
 
 
@@ -118,9 +118,9 @@ def render(rules: Sequence[Rule]) -> str:
         target = f"tcp dport {_set(map(str, ports))}"
         for family, version in (("ip", 4), ("ip6", 6)):
             if mine := [_short(network) for network in sources if network.version == version]:
-                lines.append(f"\t\t{target} {family} saddr {_set(mine)} accept\n")
-        lines.append(f"\t\t{target} reject with tcp reset\n")
-    return f"{_HEAD}{''.join(lines)}\t}}\n}}\n"
+                lines.append(f"        {target} {family} saddr {_set(mine)} accept\n")
+        lines.append(f"        {target} reject with tcp reset\n")
+    return f"{_HEAD}{''.join(lines)}    }}\n}}\n"
 
 
 def _by_port(rules: Sequence[Rule]) -> dict[int, tuple[Network, ...]]:
