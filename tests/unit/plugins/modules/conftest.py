@@ -8,13 +8,15 @@ from types import ModuleType
 
 import pytest
 from ansible.module_utils import _internal
+from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
 
 
 @pytest.fixture(autouse=True)
 def on_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modules put their warnings into the result only where Ansible's controller, which other tests load, is not."""
+    """Modules put their warnings into the result only where Ansible's controller, which other tests load, is not; each module only its own."""
     monkeypatch.setattr(_internal, "is_controller", False)
+    monkeypatch.setattr(warnings, "_global_warnings", {})
 
 
 @pytest.fixture
