@@ -13,7 +13,7 @@ class Board(t.NamedTuple):
     compute_capability: str
 
 
-# Totals as nvidia-smi shows them on such boards.
+# Rounded figures of nvidia-smi, not measured by us: as soon as NVML answers, its own take their place.
 BOARDS = {
     "RTX 3060": Board(12288, "8.6"),
     "RTX 3070": Board(8192, "8.6"),

@@ -380,7 +380,7 @@ def _open_local(source: Source, part: _Part) -> _Body:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows 308 on every Python, and lets the token go no further than the server that it was meant for."""
 
-    def redirect_request(  # noqa: PLR0917
+    def redirect_request(  # noqa: PLR0917 - urllib calls it with these
         self, req: urllib.request.Request, fp: t.Any, code: int, msg: str, headers: t.Any, newurl: str
     ) -> urllib.request.Request | None:
         following = super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)

@@ -54,7 +54,7 @@ class Hub:
         if token:
             check_token(token, endpoint)
         try:
-            import huggingface_hub  # noqa: PLC0415
+            import huggingface_hub  # noqa: PLC0415 - a host may lack it, and plain files need none
         except ImportError as exc:
             raise HubLibraryMissing(str(exc)) from exc
         self._library: t.Any = huggingface_hub

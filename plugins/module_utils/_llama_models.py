@@ -58,7 +58,7 @@ class Router:
 
     def _call(self, path: str, body: dict[str, t.Any] | None = None) -> t.Any:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._url + path, data=data, headers=self._headers)  # noqa: S310
+        request = urllib.request.Request(self._url + path, data=data, headers=self._headers)  # noqa: S310 - http, to our own service
         with self._opener.open(request, timeout=ANSWER) as answer:
             return json.load(answer)
 

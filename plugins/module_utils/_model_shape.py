@@ -243,6 +243,19 @@ class ModelShape:
         return sum(state.convolution + state.recurrence for layer in self.trunk if layer.recurrent) if state else 0
 
 
+class Same:
+    """A shape as a key of what is remembered of it, equal to itself only: comparing its thousands of tensors would take longer than adding them up."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        self.shape = shape
+
+    def __hash__(self) -> int:
+        return id(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.shape is self.shape
+
+
 def layers_of(tensors: t.Iterable[Tensor], part: str) -> frozenset[int]:
     """The layers that have a tensor with ``part`` in its name."""
     return frozenset(tensor.layer for tensor in tensors if tensor.layer is not None and part in tensor.name)

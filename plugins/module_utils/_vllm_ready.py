@@ -44,7 +44,7 @@ class Server:
     def ask(self, path: str, timeout: float, body: t.Mapping[str, t.Any] | None = None) -> str:
         data = json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})}
-        request = urllib.request.Request(self.url.rstrip("/") + path, data=data, headers=headers)  # noqa: S310
+        request = urllib.request.Request(self.url.rstrip("/") + path, data=data, headers=headers)  # noqa: S310 - http, to our own service
         # a proxy of the environment is for the world outside, never for our own services
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:

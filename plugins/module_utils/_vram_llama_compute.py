@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 
-from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import F32, ModelShape, Tensor
+from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import F32, ModelShape, Same, Tensor
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_alloc import Plan, buffers
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_cache import cells, ubatch
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_graph import Builder
@@ -29,7 +29,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_ops impo
     Block,
     Way,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_settings import QUANTISED, LlamaSettings, Placement, Same, padded
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_settings import QUANTISED, LlamaSettings, Placement, padded
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_weights import CUDA_ALIGNMENT, PLAIN_ALIGNMENT, Elsewhere, elsewhere, part_name
 
 _ENOUGH = 3  # equal blocks of a device: a fourth finds the same holes as the third

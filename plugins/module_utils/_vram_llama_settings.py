@@ -157,16 +157,3 @@ def row_bytes(elements: int, cache_type: str) -> int:
 
 def _single(number: float) -> float:
     return t.cast(float, struct.unpack("f", struct.pack("f", number))[0])
-
-
-class Same:
-    """A shape that is equal to itself only: comparing its thousands of tensors would take longer than what is remembered."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        self.shape = shape
-
-    def __hash__(self) -> int:
-        return id(self.shape)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.shape is self.shape

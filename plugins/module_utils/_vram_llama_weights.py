@@ -16,8 +16,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import ModelShape, Tensor
-from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_settings import HOST, LlamaSettings, Placement, Same, padded
+from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import ModelShape, Same, Tensor
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama_settings import HOST, LlamaSettings, Placement, padded
 
 # The start of the names of tensors that are there once. What is in none of these lists is loaded with the first block.
 _INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.", "masked_embd")

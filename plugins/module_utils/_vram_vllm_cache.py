@@ -15,8 +15,8 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import CHUNKED, FULL, SLIDING, Layer, ModelShape, RecurrentState
-from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_settings import Same, VllmSettings, head_bytes, model_bytes, type_bytes
+from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import CHUNKED, FULL, SLIDING, Layer, ModelShape, RecurrentState, Same
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_settings import VllmSettings, head_bytes, model_bytes, type_bytes
 
 _RECURRENT = "recurrent"
 _FLOAT32_STATE = frozenset(  # architectures whose recurrence stays in float32 if nothing else is said (models/config.py)

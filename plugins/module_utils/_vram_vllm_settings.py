@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import ModelShape
 
 _TYPES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 _FP8 = ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc")
@@ -54,19 +53,6 @@ class VllmSettings:
     def tokens_in_flight(self) -> int:
         """Tokens that are scheduled and not settled yet (config/vllm.py, max_in_flight_tokens)."""
         return (2 if self.async_scheduling else 1) * self.max_num_batched_tokens
-
-
-class Same:
-    """A shape as a key of a cache: hashing its hundred thousand tensors would take longer than adding them up."""
-
-    def __init__(self, shape: ModelShape) -> None:
-        self.shape = shape
-
-    def __hash__(self) -> int:
-        return id(self.shape)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.shape is self.shape
 
 
 def model_bytes(settings: VllmSettings) -> int:

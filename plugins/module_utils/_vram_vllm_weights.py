@@ -14,8 +14,8 @@ import re
 import typing as t
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import FULL, Layer, ModelShape, Tensor
-from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_settings import Same, VllmSettings, model_bytes
+from ansible_collections.baremetal.llm.plugins.module_utils._model_shape import FULL, Layer, ModelShape, Same, Tensor
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_settings import VllmSettings, model_bytes
 
 _VOCABULARY = frozenset({"embed_tokens", "embed_tokens_per_layer", "lm_head", "wte", "word_embeddings", "embeddings", "embed_out", "tok_embeddings"})
 _VOCABULARY_STEP = 64  # rows of a vocabulary are padded to a multiple (DEFAULT_VOCAB_PADDING_SIZE)
