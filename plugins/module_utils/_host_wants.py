@@ -27,8 +27,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     models_max,
 )
 
-# LiteLLM alone keeps 340 MiB resident with a small model list, and Nginx and the system want their part.
-GATEWAY_RAM = 2**30
+# Each of LiteLLM's two processes keeps 340 MiB resident with a small model list, and Nginx and the system want their part.
+GATEWAY_RAM = 3 * 2**29
 
 
 def host_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, host: str) -> dict[str, t.Any]:
@@ -41,6 +41,8 @@ def host_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups
     ports = {deployment.port: f"llm-{deployment.service}" for deployment in served}
     if host in groups.get(GATEWAYS, []):
         ports |= {_port(variables, "nginx_port", 443): "llm-nginx", _port(variables, "litellm_port", 4000): "llm-litellm"}
+        if variables.get("litellm_standby", True):
+            ports[_port(variables, "litellm_standby_port", 4001)] = "llm-litellm-standby"
     return {
         "engines": [_engine(name, variables) for name in dict.fromkeys(deployment.entry["engine"] for deployment in served)],
         "gpus": sorted({gpu for deployment in served for gpu in deployment.options.get("gpus") or []}),

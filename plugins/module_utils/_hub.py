@@ -78,6 +78,11 @@ class Hub:
             raise InputError(f"{self._endpoint}/{repo} has no file {', '.join(missing)} at {commit}: correct `files`.")
         return {path: self._file(repo, commit, found[path]) for path in paths}
 
+    def names(self, repo: str, commit: str) -> list[str]:
+        """All files of a commit."""
+        answer = self._call(repo, lambda: self._api.model_info(repo, revision=commit))
+        return [str(file.rfilename) for file in answer.siblings or []]
+
     def fetch(self, repo: str, commit: str, path: str, directory: Path) -> Path:
         """Bring a file through huggingface_hub (and hf_xet) into ``directory``."""
         return Path(

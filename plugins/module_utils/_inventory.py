@@ -20,7 +20,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     HostVariables,
     Variables,
     endpoints,
+    host_address,
     model_files,
+    parse_ip,
     weight_files,
 )
 
@@ -50,6 +52,7 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
         policy = hostvars[host].get("llm_vram_policy", "enforce")
         if policy not in VRAM_POLICIES:
             found.append(f"llm_vram_policy of {host} is {policy!r}: {_one_of(policy, VRAM_POLICIES)}.")
+    found += _address_errors(hostvars, groups)
     if groups.get(GATEWAYS) and not placed:
         found.append("No host of inference_servers has an llm_serve: place at least one model of llm_models on one of them.")
     for host in groups.get(GATEWAYS, []):
@@ -87,18 +90,20 @@ def _model_errors(name: str, entry: t.Any) -> Iterator[str]:
 
 def _file_errors(where: str, entry: Variables, engine: Engine | None) -> Iterator[str]:
     if entry["source"].startswith("hf:") and not entry.get("files"):
+        if engine and engine.whole:
+            return
         yield f"{where}.files is empty: a hub repository holds many files, name the ones to fetch."
         return
     if not isinstance(entry.get("files", []), list) or not all(isinstance(file, (str, Mapping)) for file in entry.get("files", [])):
         yield f"{where}.files is {entry['files']!r}: it must be a list of file names or of mappings with path and sha256."
         return
-    for file in model_files(entry):
+    for file in model_files(entry, engine.files if engine else ()):
         if file["path"].startswith("/") or ".." in file["path"].split("/") or not file["path"]:
             yield f"{where}.files: {file['path']!r} leaves the model's directory: name files relative to the source."
         if file["sha256"] and not _SHA256.fullmatch(file["sha256"]):
             yield f"{where}: sha256 of {file['path']} is {file['sha256']!r}: it must be 64 lower-case hexadecimal digits."
     if engine and not weight_files(engine, entry):
-        yield f"{where} has no {engine.suffix} file, which is what engine {entry['engine']} serves: name one in files."
+        yield f"{where} has no {' or '.join(engine.suffixes)} file, which is what engine {engine.name} serves: name one in files."
 
 
 def _placement_errors(catalogue: HostVariables, broken: t.Container[str], host: str, serve: t.Any) -> Iterator[str]:
@@ -137,13 +142,15 @@ def _port_errors(
     if host in groups.get(GATEWAYS, []):
         taken[_port(hostvars[host].get("nginx_port", 443))] = "nginx (nginx_port)"
         taken[_port(hostvars[host].get("litellm_port", 4000))] = "LiteLLM (litellm_port)"
+        if hostvars[host].get("litellm_standby", True):
+            taken[_port(hostvars[host].get("litellm_standby_port", 4001))] = "LiteLLM (litellm_standby_port)"
     shared: dict[int, set[str]] = {}
     for placed in serve if isinstance(serve, list) else []:
         entry = catalogue.get(placed.get("model", ""), {}) if isinstance(placed, Mapping) else {}
         engine = ENGINES.get(entry.get("engine", "")) if isinstance(entry, Mapping) else None
         if engine is None:
             continue
-        own, name = "port" in placed, placed["model"]
+        own, name = "port" in placed or not engine.shared, placed["model"]
         port = _port(placed.get("port", engine.port))
         if not 1 <= port <= 65535:
             yield f"llm_serve of {host}: {name} has port {placed['port']!r}: it must be a number from 1 to 65535."
@@ -151,10 +158,32 @@ def _port_errors(
         if not own and name in shared.setdefault(port, set()):
             yield f"llm_serve of {host} places {name} twice on port {port}: remove one, or raise its parallel."
         elif port in taken and (own or taken[port] != engine.service):
-            yield f"llm_serve of {host}: port {port} of {name} is already taken by {taken[port]}: give {name} another port."
+            yield f"llm_serve of {host}: port {port} of {name} is already taken by {taken[port]}: give {name} another port, such as {_free(port, taken)}."
         taken[port] = f"{name}" if own else engine.service
         if not own:
             shared[port].add(name)
+
+
+def _free(port: int, taken: t.Container[int]) -> int:
+    while port in taken:
+        port += 1
+    return port
+
+
+def _address_errors(hostvars: HostVariables, groups: Groups) -> Iterator[str]:
+    """Two servers behind one address would be one server that gets the requests of both."""
+    known: dict[str, str] = {}
+    for host in dict.fromkeys(host for group in (SERVERS, GATEWAYS) for host in groups.get(group, [])):
+        address = host_address(hostvars[host], host)
+        if address in known and not _is_local(address):
+            yield f"{host} and {known[address]} have the same address, {address}: correct llm_address or ansible_host of one of them."
+        known.setdefault(address, host)
+
+
+def _is_local(address: str) -> bool:
+    """Of itself a host may say so, but then nobody else reaches it."""
+    found = parse_ip(address)
+    return address == "localhost" or bool(found and found.is_loopback)
 
 
 def _gateway_errors(host: str, variables: Variables) -> Iterator[str]:

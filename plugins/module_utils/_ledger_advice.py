@@ -89,17 +89,17 @@ def _too_little_cache(book: Book, number: int, replan: Replan) -> Refusal:
     running = book.running[number]
     options, model = running.wish.demand.options, running.wish.demand.model
     said = next(word for word in ("kv_cache_memory", "gpu_memory_utilization") if word != "kv_cache_memory" or running.wish.utilization is None)
-    tokens = running.wish.ladder[running.rung][0]
+    tokens, place = running.wish.ladder[running.rung][0], running.places[0]
     message = (
-        f"{book.machine.host}: {model} has {said}: {options.get(said)}, which is {counted(mib(running.lacking))} MiB too little on each GPU "
+        f"{book.machine.host}: {model} has {said}: {options.get(said)}, which is {counted(mib(running.lacking))} MiB too little{' on each GPU' if running.gpus else ''} "
         f"for the cache of one request of {tokens} tokens"
     )
     changes = []
-    for proposal in sorted(proposals(book, PLACE.format(running.gpus[0])), key=lambda proposal: proposal.loss):
+    for proposal in sorted(proposals(book, place), key=lambda proposal: proposal.loss):
         after = replan([proposal]) if proposal.number == number else None
         if after is not None and not after.running[number].lacking and not after.short():
             changes.append(Change((_setting(book, proposal),), _says(book, proposal)))
-    return Refusal(PLACE.format(running.gpus[0]), running.lacking, f"{message}.", tuple(changes[:MOST_CHANGES]))
+    return Refusal(place, running.lacking, f"{message}.", tuple(changes[:MOST_CHANGES]))
 
 
 def _divided(book: Book, running: Running) -> Refusal:

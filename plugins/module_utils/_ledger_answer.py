@@ -40,6 +40,8 @@ def deployment(book: Book, number: int) -> Deployment:
 def options_of(book: Book, running: Running) -> dict[str, t.Any]:
     if isinstance(running.settings, LlamaSettings):
         return llama_options(running.settings, running.gpus, running.wish)
+    if not running.gpus:
+        return vllm_options(running.settings, (), running.wish, 0, 1)
     pairs = [(usage.total, book.total(PLACE.format(index))) for index, usage in zip(running.gpus, running.estimate.devices)]
     share, total = min(pairs, key=lambda pair: pair[0] / pair[1])
     return vllm_options(running.settings, running.gpus, running.wish, share, total)
@@ -89,15 +91,17 @@ def _vllm(book: Book, number: int, running: Running, settings: VllmSettings, dec
         yield _degree(book, running)
     yield from _requests(book, number, running, decided)
     if "max_batched_tokens" in decided:
-        yield f"max_batched_tokens: {settings.max_num_batched_tokens}, vLLM's default for this board"
+        yield f"max_batched_tokens: {settings.max_num_batched_tokens}, vLLM's default {'for this board' if running.gpus else 'without a GPU'}"
     if "kv_cache_memory" in decided and settings.kv_cache_bytes is not None:
         tokens = vllm_cache_tokens(running.wish.shape, settings, settings.kv_cache_bytes)
         others = [other.wish.demand.model for key, other in sorted(book.running.items()) if key != number and _shares(running, other)]
         shared = f", shared evenly with {' and '.join(others)}" if others else ""
-        yield (
-            f"kv_cache_memory: {shown(settings.kv_cache_bytes)} on each GPU for {counted(tokens)} tokens of all requests together: what is left of "
-            f"{_named(running.gpus)}{shared}"
-        )
+        told = f"kv_cache_memory: {shown(settings.kv_cache_bytes)}"
+        held = f"{counted(tokens)} tokens of all requests together"
+        if not running.gpus:
+            yield f"{told} for {held}: at most half of what is left of main memory{shared}"
+            return
+        yield f"{told} on each GPU for {held}: what is left of {_named(running.gpus)}{shared}"
         yield f"gpu_memory_utilization: {decided['gpu_memory_utilization']}, the share that all of it has of the GPU"
 
 
@@ -182,4 +186,4 @@ def _named(gpus: t.Sequence[int]) -> str:
 
 
 def _shares(one: Running, other: Running) -> bool:
-    return "kv_cache_memory" in other.wish.free and bool(set(one.gpus) & set(other.gpus))
+    return "kv_cache_memory" in other.wish.free and (bool(set(one.gpus) & set(other.gpus)) or one.gpus == other.gpus)

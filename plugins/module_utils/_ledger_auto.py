@@ -58,10 +58,14 @@ def _set_prompts(book: Book, numbers: list[int], size: int) -> None:
 
 
 def _fill(book: Book) -> None:
-    """vLLM's engines share what is left of a GPU: equal parts, and what one cannot use is for the others."""
+    """vLLM's engines share what is left of a GPU: equal parts, and what one cannot use is for the others.
+
+    Without GPUs they share half of what is left of main memory, of which the system remembers files as well.
+    """
+    kept = max(book.free(RAM), 0) // 2
     waiting = {number for number, running in book.running.items() if "kv_cache_memory" in running.wish.free}
     while waiting:
-        offers = {number: _offer(book, number, waiting) for number in waiting}
+        offers = {number: _offer(book, number, waiting, kept) for number in waiting}
         number = min(waiting, key=lambda number: (offers[number], number))
         waiting.remove(number)
         running, settings = book.running[number], book.running[number].settings
@@ -72,6 +76,8 @@ def _fill(book: Book) -> None:
                 book.running[number] = changed(running, replace(settings, kv_cache_bytes=size))
 
 
-def _offer(book: Book, number: int, waiting: set[int]) -> int:
-    """Bytes on each of its GPUs; the fullest decides."""
+def _offer(book: Book, number: int, waiting: set[int], kept: int) -> int:
+    """Bytes on each of its GPUs; the fullest decides. Without GPUs of main memory, less what is ``kept`` of it."""
+    if not book.running[number].gpus:
+        return (book.free(RAM) - kept) // len(waiting)
     return min(book.free(PLACE.format(index)) // sum(index in book.running[other].gpus for other in waiting) for index in book.running[number].gpus)

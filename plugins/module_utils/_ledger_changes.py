@@ -151,7 +151,7 @@ def _vllm(book: Book, number: int, running: Running, settings: VllmSettings) -> 
     elif wish.tensor_parallel and wish.gpus is not None and len(wish.gpus) > wish.tensor_parallel:
         yield Proposal(number, {"tensor_parallel": len(wish.gpus)}, SPREAD)
     capabilities = [book.devices[PLACE.format(index)].compute_capability for index in running.gpus]
-    if settings.kv_cache_dtype in ("auto", "bfloat16", "float16") and all(_capability(text) >= _FP8 for text in capabilities):
+    if running.gpus and settings.kv_cache_dtype in ("auto", "bfloat16", "float16") and all(_capability(text) >= _FP8 for text in capabilities):
         yield Proposal(number, {"kv_cache": "fp8"}, Q8)
 
 

@@ -103,7 +103,7 @@ def _loss(book: Book, outcome: dict[int, Running], number: int) -> tuple[int, in
 
 def _candidates(book: Book, number: int, wish: Wish) -> Iterator[Gpus]:
     """Sets of GPUs, smallest first; of one size the one with the most room."""
-    if wish.demand.engine == VLLM:
+    if wish.demand.engine == VLLM and book.machine.gpus:
         yield from _tensor_parallel(book, number, wish)
     elif wish.gpus is not None:
         yield wish.gpus

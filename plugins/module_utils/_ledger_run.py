@@ -48,7 +48,7 @@ def at_rung(wish: Wish, settings: Settings, rung: int) -> Settings:
 def _on(wish: Wish, book: Book, gpus: tuple[int, ...]) -> Settings:
     settings = wish.settings
     if isinstance(settings, VllmSettings):
-        settings = replace(settings, tensor_parallel=len(gpus))
+        settings = replace(settings, tensor_parallel=max(len(gpus), 1))
         if "max_batched_tokens" in wish.free:
             settings = replace(settings, max_num_batched_tokens=batched_tokens([book.devices[PLACE.format(index)] for index in gpus]))
         return settings
@@ -69,7 +69,9 @@ def _vllm(book: Book, wish: Wish, gpus: tuple[int, ...], settings: VllmSettings,
     elif isinstance(wish.settings, VllmSettings) and wish.settings.kv_cache_bytes is not None:
         have = wish.settings.kv_cache_bytes
     if have < need:  # vLLM would refuse to start
-        devices = tuple(replace(usage, cache=max(have, 0)) for usage in estimate.devices)
-        return Running(wish, gpus, replace(settings, kv_cache_bytes=max(have, 0)), rung, replace(estimate, devices=devices), need - have)
+        have = max(have, 0)
+        devices = tuple(replace(usage, cache=have) for usage in estimate.devices)
+        host = replace(estimate.host, cache=have) if settings.cpu else estimate.host
+        return Running(wish, gpus, replace(settings, kv_cache_bytes=have), rung, replace(estimate, devices=devices, host=host), need - have)
     settings = replace(settings, kv_cache_bytes=have)
     return Running(wish, gpus, settings, rung, vllm_memory(wish.shape, settings))

@@ -14,6 +14,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings
 
 MOST_REQUESTS = 256  # vLLM's default on most boards (--max-num-seqs)
+MOST_REQUESTS_CPU = 128  # and without one, with 2048 tokens in a step; both times the workers (engine/arg_utils.py, get_batch_defaults)
+BATCHED_TOKENS_CPU = 2048
 
 _EXTRA = {
     "context": "max-model-len",
@@ -41,23 +43,25 @@ _NOT_COUNTED = (
 
 
 def vllm_wish(demand: Demand, machine: Machine) -> Wish:
-    """What the demand asks of vLLM. Its settings have one GPU and room for one request of full length."""
+    """What the demand asks of vLLM. Its settings have one GPU, or none, and room for one request of full length."""
     known = [device.index for device in machine.gpus]
-    if not known:
-        raise InputError(f"{machine.host}: the model {demand.model} has the engine vllm, which needs a GPU, but the host has none: use llama_router.")
+    cpu = not known
     words, unknown = _merged(demand.options)
     options = Options(machine.host, demand.model, words)
-    gpus = options.gpus(known, f"{'GPU' if len(known) == 1 else 'GPUs'} {', '.join(map(str, known))}")
-    if gpus == ():
-        raise options.error("gpus", "auto, or at least one GPU: vllm needs one")
-    watched = ("context", "parallel", "gpus", "tensor_parallel", "max_batched_tokens")
+    gpus = options.gpus(known, f"{'GPU' if len(known) == 1 else 'GPUs'} {', '.join(map(str, known))}" if known else "no GPU")
+    if cpu:
+        _refuse_without_gpu(options)
+        gpus = ()
+    elif gpus == ():
+        raise options.error("gpus", "auto, or at least one GPU: the vLLM that is installed on a host with GPUs needs one")
+    watched = ("context", "parallel", "max_batched_tokens", *(() if cpu else ("gpus", "tensor_parallel")))
     free = {word for word in watched if not options.given(word)}
     cache_memory = options.size("kv_cache_memory")
     utilization = _utilization(options)
     if cache_memory is None and utilization is None:
-        free |= {"kv_cache_memory", "gpu_memory_utilization"}
+        free |= {"kv_cache_memory"} if cpu else {"kv_cache_memory", "gpu_memory_utilization"}
     context = options.whole("context", 256)
-    requests = options.whole("parallel", 1) or MOST_REQUESTS
+    requests = options.whole("parallel", 1) or (MOST_REQUESTS_CPU if cpu else MOST_REQUESTS)
     # Requests of full length that the cache is to hold at once. Where the user fixed its size there is nothing to give.
     held = None if cache_memory is None and utilization is None else 1
     rungs = tuple(rung for rung in ladder(demand.shape.context_length, context, held) if rung[1] <= requests)
@@ -66,17 +70,18 @@ def vllm_wish(demand: Demand, machine: Machine) -> Wish:
         max_num_seqs=requests,
         max_num_batched_tokens=options.whole("max_batched_tokens", 1) or batched_tokens(machine.gpus),
         kv_cache_dtype=str(options.get("kv_cache", "auto")),
-        block_size=options.whole("block_size", 1) or 16,
+        block_size=options.whole("block_size", 1) or _block_size(demand, cpu),
         dtype=str(options.get("dtype", "auto")),
         enforce_eager=options.flag("enforce_eager", False),
         quantization=str(options.get("quantization", "")),
         kv_cache_bytes=cache_memory,
         prefix_caching=options.flag("enable-prefix-caching", True) and not options.flag("no-enable-prefix-caching", False),
-        async_scheduling=options.flag("async-scheduling", True) and not options.flag("no-async-scheduling", False),
+        async_scheduling=not cpu and options.flag("async-scheduling", True) and not options.flag("no-async-scheduling", False),
         hybrid_cache=not options.flag("disable-hybrid-kv-cache-manager", False),
         mamba_cache_dtype=str(options.get("mamba-cache-dtype", "auto")),
         mamba_ssm_cache_dtype=str(options.get("mamba-ssm-cache-dtype", "auto")),
         cpu_offload_bytes=int(options.number("cpu-offload-gb") * GIB),
+        cpu=cpu,
     )
     warnings = (
         *beyond_training(demand, context, "hf-overrides" in _extra(demand.options), _stretch),
@@ -99,8 +104,20 @@ def vllm_options(settings: VllmSettings, gpus: tuple[int, ...], wish: Wish, shar
     """The settings in the catalogue's words. ``share`` bytes of the ``total`` of each GPU are its own.
 
     vLLM refuses to start if less than its utilization is free, so that is told too, rounded down: it does not size the cache by it
-    where the cache's bytes are told.
+    where the cache's bytes are told. Without a GPU nothing is said of GPUs.
     """
+    if settings.cpu:
+        return _unless_given(
+            wish,
+            {
+                "context": settings.max_model_len,
+                "parallel": settings.max_num_seqs,
+                "kv_cache": settings.kv_cache_dtype,
+                "gpus": [],
+                "max_batched_tokens": settings.max_num_batched_tokens,
+                "kv_cache_memory": settings.kv_cache_bytes,
+            },
+        )
     options: dict[str, t.Any] = {
         "context": settings.max_model_len,
         "parallel": settings.max_num_seqs,
@@ -114,16 +131,36 @@ def vllm_options(settings: VllmSettings, gpus: tuple[int, ...], wish: Wish, shar
         options["kv_cache_memory"] = settings.kv_cache_bytes
     else:
         options["gpu_memory_utilization"] = wish.utilization
+    return _unless_given(wish, options)
+
+
+def _unless_given(wish: Wish, options: Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Without what the user wrote under ``extra``."""
     given = {_WORDS.get(name, name) for name in _extra(wish.demand.options)}
     return {word: value for word, value in options.items() if word not in given}
 
 
 def batched_tokens(gpus: Sequence[Device]) -> int:
     """Tokens of one step: vLLM's default by board (engine/arg_utils.py, get_batch_defaults), told explicitly; the smallest board decides."""
+    if not gpus:
+        return BATCHED_TOKENS_CPU
     smallest = min(gpus, key=lambda device: device.total)
     if smallest.total >= 160 * GIB:
         return 16384
     return 8192 if smallest.total >= 70 * GIB and "A100" not in smallest.name else 2048
+
+
+def _refuse_without_gpu(options: Options) -> None:
+    """What only means something with GPUs."""
+    if (options.whole("tensor_parallel", 1) or 1) > 1:
+        raise options.error("tensor_parallel", "1 or nothing, because the host has no GPU")
+    if options.given("gpu_memory_utilization"):
+        raise options.error("gpu_memory_utilization", "nothing, because the host has no GPU; write kv_cache_memory, such as 4GiB")
+
+
+def _block_size(demand: Demand, cpu: bool) -> int:
+    """vLLM's defaults; without a GPU those of platforms/cpu.py."""
+    return 128 if cpu and not demand.shape.mla else 16
 
 
 def _extra(options: Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -29,6 +29,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._download import (
 )
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._hub import COMMIT, PUBLIC_HUB, Hub
+from ansible_collections.baremetal.llm.plugins.module_utils._repository_files import needed
 
 STATE_FILE = ".verified.json"
 HUB_DIRECTORY = ".hub"
@@ -55,13 +56,19 @@ class Settings:
 
 
 class Model:
-    """One model of the list and what is remembered about it."""
+    """One model of the list and what is remembered about it.
+
+    A model of a hub that names no files is ``whole``: its ``listing`` are the files that an engine needs of the repository, empty while they are
+    not known.
+    """
 
     def __init__(self, name: str, source: str, revision: str, directory: Path) -> None:
         self.name = name
         self.source = source
         self.revision = revision
         self.directory = directory
+        self.whole = False
+        self.listing: list[str] = []
         self.files: list[File] = []
         self._lock = threading.Lock()
         self._state: dict[str, t.Any] = {}
@@ -87,6 +94,13 @@ class Model:
             self._state = state
             if (state.get("source"), state.get("revision")) == (self.source, self.revision):
                 self.commit = state.get("commit", "")  # a branch is looked up once, then it stays where it was
+                self.take(state.get("listing", []))
+
+    def take(self, names: t.Sequence[str]) -> None:
+        """Take these as the files of a whole repository."""
+        self.listing = [_safe_path(self.name, name) for name in names]
+        if self.whole:
+            self.files = [File(self, name, "") for name in self.listing]
 
     def record(self, path: str) -> dict[str, t.Any]:
         return t.cast("dict[str, t.Any]", self._state.get("files", {}).get(path, {}))
@@ -104,6 +118,8 @@ class Model:
         """Write down that the file has been verified, so that nobody has to read it again."""
         with self._lock:
             state: dict[str, t.Any] = {"source": self.source, "revision": self.revision, "commit": self.commit}
+            if self.listing:
+                state["listing"] = self.listing
             state["files"] = {**self._state.get("files", {}), file.path: file.as_record()}
             if state == self._state:
                 return
@@ -175,7 +191,6 @@ class ModelStore:
         self._settings = settings
         self._hub: Hub | None = None
         self.models = [_model(entry, settings.root) for entry in models]
-        self.files = [file for model in self.models for file in model.files]
         self.warnings: list[str] = []
         _refuse_duplicates([model.name for model in self.models], "model")
         _refuse_duplicates([file.shown for file in self.files], "file")
@@ -188,6 +203,10 @@ class ModelStore:
                 )
 
     @property
+    def files(self) -> list[File]:
+        return [file for model in self.models for file in model.files]
+
+    @property
     def missing(self) -> list[File]:
         return [file for file in self.files if file.status != PRESENT]
 
@@ -198,6 +217,8 @@ class ModelStore:
         """
         for model in self.models:
             model.recall()
+            if model.whole and not model.listing and ask_hub:
+                self._list(model, check)
         self._each(self.files, lambda file: file.examine(self._settings.always_verify))
         for model in self.models:
             if any(file.status != PRESENT for file in model.files):
@@ -223,7 +244,24 @@ class ModelStore:
         """Whether a mirror holds the hub's files under their addresses, so that no hub has to be asked."""
         if not self._settings.mirror or self._settings.endpoint:
             return False
+        if model.whole:
+            return not Source(self._settings.mirror).is_http
         return not Source(self._settings.mirror).is_http or all(file.sha256 for file in model.files)
+
+    def _list(self, model: Model, check: bool) -> None:
+        """Find out which files an engine needs of a whole repository."""
+        remedy = f"name the files in llm_models.{model.name}.files"
+        if self._is_static(model):
+            raise InputError(f"The model {model.name} from {model.source} lists no files, and the mirror {self._settings.mirror} cannot be asked: {remedy}.")
+        try:
+            hub = self._ask(model)
+            names = hub.names(model.repo, model.commit)
+        except Unreachable as exc:
+            self._tolerate(exc, check)
+            return
+        model.take(needed(names))
+        if not model.listing:
+            raise InputError(f"The model {model.name} from {model.source} has no safetensors at {model.commit}: {remedy}.")
 
     def _find_sources(self, model: Model, check: bool, ask_hub: bool) -> None:
         if model.repo and not self._is_static(model):
@@ -242,7 +280,8 @@ class ModelStore:
                 url = model.source
             file.source = Source(mirrored(url, self._settings.mirror), file.sha256)
 
-    def _ask_hub(self, model: Model) -> None:
+    def _ask(self, model: Model) -> Hub:
+        """The hub, which has said what the model's revision means."""
         settings = self._settings
         if self._hub is None:
             from_mirror = mirrored(PUBLIC_HUB, settings.mirror)
@@ -253,8 +292,12 @@ class ModelStore:
             token = settings.token if settings.endpoint or not settings.mirror else ""
             self._hub = Hub(endpoint, token, settings.root / HUB_DIRECTORY)
         model.commit = self._hub.commit(model.repo, model.commit or model.revision)
+        return self._hub
+
+    def _ask_hub(self, model: Model) -> None:
+        hub = self._ask(model)
         missing = [file for file in model.files if file.status != PRESENT]
-        published = self._hub.files(model.repo, model.commit, [file.path for file in missing])
+        published = hub.files(model.repo, model.commit, [file.path for file in missing])
         for file in missing:
             source, file.xet = published[file.path].source, published[file.path].xet
             if file.sha256 and file.sha256 != source.sha256:
@@ -318,10 +361,14 @@ class ModelStore:
 
 
 def kept(root: Path, entry: t.Mapping[str, t.Any], files: t.Sequence[str]) -> Path | None:
-    """The directory of a model, if all these files of it were verified as from this source and nobody touched them since; reads none of them."""
+    """The directory of a model, if all these files of it were verified as from this source and nobody touched them since; reads none of them.
+
+    Without ``files`` it is a whole repository, of which the files are remembered.
+    """
     model = Model(entry["name"], entry["source"], (entry.get("revision") or "main") if entry["source"].startswith("hf:") else "", root / entry["name"])
     model.recall()
-    if not files or not all(model.holds(path) for path in files):
+    wanted = files or model.listing
+    if not wanted or not all(model.holds(path) for path in wanted):
         return None
     return model.directory
 
@@ -338,15 +385,18 @@ def _model(entry: t.Mapping[str, t.Any], root: Path) -> Model:
     if not is_hub and not source.lower().startswith(("https://", "http://", "file:")):
         raise InputError(f"The model {name} has the source {source!r}: begin it with hf:, https://, http:// or file:.")
     files = list(entry.get("files") or [])
-    if is_hub or source.endswith("/"):
+    model = Model(name, source, (entry.get("revision") or "main") if is_hub else "", root / name)
+    if is_hub and not files:
+        model.whole = True
+        return model
+    if source.endswith("/"):
         if not files:
             raise InputError(f"The model {name} from {source} lists no files: name them in llm_models.{name}.files.")
-    elif len(files) > 1:
+    elif len(files) > 1 and not is_hub:
         raise InputError(
             f"The model {name} lists {len(files)} files, but its source {source} is one file:"
             " end the source with '/' if it is a directory."
         )
-    model = Model(name, source, (entry.get("revision") or "main") if is_hub else "", root / name)
     for file in files or [{"path": unquote(urlsplit(source).path).rpartition("/")[2]}]:
         sha256 = file.get("sha256") or ""
         if sha256 and not _SHA256.fullmatch(sha256):

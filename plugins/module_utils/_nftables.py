@@ -9,6 +9,8 @@ published ports of containers are guarded too; what already runs is not cut, and
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 import tempfile
 import typing as t
 from collections.abc import Iterable, Sequence
@@ -27,6 +29,7 @@ RULES = Path("/etc/llm/firewall/llm.nft")
 UNIT = "llm-firewall"
 TABLE = ("inet", "llm")
 SSH = 22
+_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _NAME = f"table {' '.join(TABLE)}"
 _HEAD = f"""\
 # Managed by the Ansible collection baremetal.llm. All of it comes into force at once; no other table is touched.
@@ -49,7 +52,7 @@ class NftablesError(LLMError):
 
 @dataclass(frozen=True)
 class Rule:
-    """``ports`` are closed to everybody but ``sources``, addresses or networks. Rules for the same port add up."""
+    """``ports`` are closed to everybody but ``sources``: addresses, networks, or names, which this host looks up. Rules for the same port add up."""
 
     ports: tuple[int, ...]
     sources: tuple[str, ...]
@@ -127,7 +130,7 @@ def _by_port(rules: Sequence[Rule]) -> dict[int, tuple[Network, ...]]:
     found: dict[int, list[Network]] = {}
     for number, rule in enumerate(rules):
         where = f"rules[{number}]"
-        sources = [_network(where, source) for source in rule.sources]
+        sources = [network for source in rule.sources for network in _networks(where, source)]
         for port in rule.ports:
             if not 1 <= port <= 65535:
                 raise InputError(f"{where}: {port} is no TCP port: it must be a number from 1 to 65535.")
@@ -137,21 +140,28 @@ def _by_port(rules: Sequence[Rule]) -> dict[int, tuple[Network, ...]]:
     return {port: _collapsed(sources) for port, sources in found.items()}
 
 
-def _network(where: str, source: str) -> Network:
+def _networks(where: str, source: str) -> list[Network]:
     try:
         network: Network = ipaddress.ip_network(source)
     except ValueError:
-        pass
-    else:
-        mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-        if mapped is None:
-            return network
-        return ipaddress.ip_network((mapped, network.prefixlen - 96))
+        return _looked_up(where, source)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    return [network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))]
+
+
+def _looked_up(where: str, source: str) -> list[Network]:
+    """What a name stands for on this host at the moment."""
+    if not _HOST_NAME.fullmatch(source):
+        try:
+            near = f": did you mean {ipaddress.ip_network(source, strict=False)}?"
+        except ValueError:
+            near = "."
+        raise InputError(f"{where}: source {source!r} is no IP address, no network and no name{near}")
     try:
-        near = f"did you mean {ipaddress.ip_network(source, strict=False)}"
-    except ValueError:
-        near = "a name may lead anywhere tomorrow, so give what it stands for"
-    raise InputError(f"{where}: source {source!r} is no IP address and no network: {near}.")
+        found = socket.getaddrinfo(source, None, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise InputError(f"{where}: this host does not know the name {source} ({exc}): give the address (in an inventory llm_address of {source}).") from exc
+    return [ipaddress.ip_network(str(answer[4][0]).partition("%")[0]) for answer in found]
 
 
 def _collapsed(networks: Iterable[Network]) -> tuple[Network, ...]:

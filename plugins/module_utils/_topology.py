@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._llama import ENGINE_OPTIONS, FILES, preset_options
+from ansible_collections.baremetal.llm.plugins.module_utils._model_store import STATE_FILE
+from ansible_collections.baremetal.llm.plugins.module_utils._vllm import VLLM_OPTIONS, vllm_gpus, vllm_options
 
 Variables = Mapping[str, t.Any]
 HostVariables = Mapping[str, Variables]
@@ -22,6 +24,7 @@ Groups = Mapping[str, Sequence[str]]
 
 SERVERS = "inference_servers"
 GATEWAYS = "gateways"
+MONITORING = "monitoring"
 MODEL_ROOT = "/var/lib/llm/models"
 # Under this name playbooks/tasks/plan.yml keeps the answer of module vram_plan with each host.
 PLAN = "__llm_vram"
@@ -31,14 +34,24 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - behind a key, and only where no address o
 
 
 class Engine(t.NamedTuple):
-    service: str  # name of the service that all deployments of a host share
-    port: int  # and its port
-    suffix: str  # of the files that it serves
+    name: str  # in the catalogue
+    service: str  # name of its service; with a port of its own a deployment has one of its own, called <service>-<port>
+    port: int
+    shared: bool  # whether the deployments of a host share that service
+    suffixes: tuple[str, ...]  # of the files that it serves
+    whole: bool  # whether it takes a hub's repository as it is, so that no file has to be named
     options: frozenset[str]
-    render: Callable[[Variables, Variables, str, Variables], dict[str, str]]
+    files: tuple[str, ...]  # those of its options that name files of the model
+    render: Callable[[Variables, Variables, str, Variables], dict[str, t.Any]]
 
 
-ENGINES = {"llama_router": Engine("llama-router", 8081, ".gguf", ENGINE_OPTIONS, preset_options)}
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("llama_router", "llama-router", 8081, True, (".gguf",), False, ENGINE_OPTIONS, FILES, preset_options),
+        Engine("vllm", "vllm", 8100, False, (".safetensors", ".gguf"), True, VLLM_OPTIONS, ("chat_template_file",), vllm_options),
+    )
+}
 
 
 class Deployment(t.NamedTuple):
@@ -61,24 +74,41 @@ class Deployment(t.NamedTuple):
 def host_plan(
     catalogue: HostVariables, hostvars: HostVariables, groups: Groups, host: str, root: str = MODEL_ROOT
 ) -> dict[str, t.Any]:
-    """What a host has to have: the models in its store and the routers that serve them."""
+    """What a host has to have: the models in its store, the engines that serve them, and who may reach those.
+
+    Every entry of ``engines`` has ``engine``, ``service``, ``bind`` and ``port``, and beside these what its task file in playbooks/tasks takes.
+    """
     served = deployments(catalogue, host, hostvars[host])
     limits = models_max(served, hostvars[host])
-    routers: dict[str, dict[str, t.Any]] = {}
+    bind = bind_address(hostvars, groups, host)
+    engines: dict[str, dict[str, t.Any]] = {}
     for deployment in served:
-        router = routers.setdefault(
-            deployment.service,
-            {
-                "service": deployment.service,
-                "bind": bind_address(hostvars, groups, host),
-                "port": deployment.port,
-                "models_max": limits[deployment.service],
-                "models": {},
-            },
-        )
-        router["models"][deployment.model] = preset(deployment, root)
+        shared = {"engine": deployment.engine.name, "service": deployment.service, "bind": bind, "port": deployment.port}
+        if deployment.engine.shared:
+            router = engines.setdefault(deployment.service, {**shared, "models_max": limits[deployment.service], "models": {}})
+            router["models"][deployment.model] = preset(deployment, root)
+        else:
+            engines[deployment.service] = {**shared, **server(deployment, root)}
+    # Threads that are bound to cores get in the way of those of the next engine.
+    alone = len(engines) == 1
     names = dict.fromkeys(deployment.model for deployment in served)
-    return {"models": [store_item(name, served) for name in names], "routers": list(routers.values())}
+    return {
+        "models": [store_item(name, served) for name in names],
+        "engines": [{**engine, "alone": alone} for engine in engines.values()],
+        "firewall": guarded(hostvars, groups, host, sorted({engine["port"] for engine in engines.values()})),
+    }
+
+
+def guarded(hostvars: HostVariables, groups: Groups, host: str, ports: Sequence[int]) -> list[dict[str, t.Any]]:
+    """The rules of role firewall: engines that can be reached from elsewhere answer the gateways and the monitoring alone.
+
+    An address that is only known by name is looked up where the rules are made.
+    """
+    if bind_address(hostvars, groups, host) == LOOPBACK or not ports:
+        return []
+    others = [other for group in (GATEWAYS, MONITORING) for other in groups.get(group, []) if other != host]
+    sources = {host_address(hostvars[other], other) for other in others} | set(hostvars[host].get("llm_firewall_sources") or [])
+    return [{"ports": list(ports), "sources": sorted(sources)}]
 
 
 def endpoints(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, gateway: str) -> list[dict[str, t.Any]]:
@@ -88,7 +118,7 @@ def endpoints(catalogue: HostVariables, hostvars: HostVariables, groups: Groups,
             "model": deployment.model,
             "host": host,
             "port": deployment.port,
-            "engine": deployment.entry["engine"],
+            "engine": deployment.engine.name,
             "mode": _mode(deployment.options),
             "url": f"http://{_in_url(address_seen_from(gateway, hostvars, groups, host))}:{deployment.port}",
             "max_input_tokens": _tokens(deployment.options.get("context")),
@@ -119,7 +149,7 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
 
 
 def deployments(catalogue: HostVariables, host: str, variables: Variables, decided: bool = True) -> list[Deployment]:
-    """What ``llm_serve`` places on a host, with or without what the ledger decided. A port of its own means a router of its own."""
+    """What ``llm_serve`` places on a host, with or without what the ledger decided. A port of its own means a service of its own."""
     found = []
     planned = _planned(variables) if decided else {}
     for placed in variables.get("llm_serve") or []:
@@ -145,7 +175,7 @@ def _planned(variables: Variables) -> dict[tuple[str, str], Variables]:
 
 def models_max(served: Sequence[Deployment], variables: Variables) -> dict[str, int]:
     """How many models each router holds at once: all of its own, unless the host's ``llm_models_max`` says otherwise of the shared one."""
-    services = [deployment.service for deployment in served]
+    services = [deployment.service for deployment in served if deployment.engine.shared]
     return {
         service: variables.get("llm_models_max", services.count(service)) if is_shared(service) else services.count(service)
         for service in dict.fromkeys(services)
@@ -153,7 +183,7 @@ def models_max(served: Sequence[Deployment], variables: Variables) -> dict[str, 
 
 
 def is_shared(service: str) -> bool:
-    return any(service == engine.service for engine in ENGINES.values())
+    return any(service == engine.service and engine.shared for engine in ENGINES.values())
 
 
 def preset(deployment: Deployment, root: str = MODEL_ROOT) -> dict[str, str]:
@@ -164,10 +194,24 @@ def preset(deployment: Deployment, root: str = MODEL_ROOT) -> dict[str, str]:
     return {"model": posixpath.join(directory, weights[0]), **options}
 
 
+def server(deployment: Deployment, root: str = MODEL_ROOT) -> dict[str, t.Any]:
+    """What a service of its own serves. A GGUF is a file, any other model a directory; whatever changes in it is written down in one place."""
+    directory = posixpath.join(root, deployment.model)
+    weights = sorted(path for path in weight_files(deployment.engine, deployment.options) if path.endswith(".gguf"))
+    layers = (deployment.entry, deployment.placed)
+    return {
+        "model": deployment.model,
+        "path": posixpath.join(directory, weights[0]) if weights else directory,
+        "inputs": [posixpath.join(directory, STATE_FILE)],
+        "config": deployment.engine.render(*layers, directory, deployment.planned),
+        "gpus": vllm_gpus(*layers, deployment.planned) or [],
+    }
+
+
 def store_item(name: str, served: Sequence[Deployment]) -> dict[str, t.Any]:
     """A model as the role model_store takes it, with the files that any of its deployments needs."""
     mine = [deployment for deployment in served if deployment.model == name]
-    files = {file["path"]: file for deployment in mine for file in model_files(deployment.options)}
+    files = {file["path"]: file for deployment in mine for file in model_files(deployment.options, deployment.engine.files)}
     entry = mine[0].entry
     return {
         "name": name,
@@ -177,22 +221,27 @@ def store_item(name: str, served: Sequence[Deployment]) -> dict[str, t.Any]:
     }
 
 
-def model_files(entry: Variables) -> list[dict[str, str]]:
-    """The files of a model: those that are listed, or the one that the source is, and those that options name."""
+def model_files(entry: Variables, options: Sequence[str] = FILES) -> list[dict[str, str]]:
+    """The files of a model: those that are listed, or the one that the source is, and those that ``options`` name.
+
+    None: all that an engine needs of a hub's repository.
+    """
     listed = [dict(path=file) if isinstance(file, str) else dict(file) for file in entry.get("files") or []]
     if not listed and not entry["source"].startswith("hf:") and not entry["source"].endswith("/"):
         listed = [{"path": posixpath.basename(unquote(urlsplit(entry["source"]).path))}]
     if len(listed) == 1 and entry.get("sha256"):
         listed[0]["sha256"] = entry["sha256"]
     paths = [file["path"] for file in listed]
-    named = [entry[option] for option in FILES if entry.get(option)]
+    if not listed:
+        return []
+    named = [entry[option] for option in options if entry.get(option)]
     listed += [{"path": path} for path in dict.fromkeys(named) if path not in paths and not posixpath.isabs(path)]
     return [{"path": file["path"], "sha256": file.get("sha256") or ""} for file in listed]
 
 
 def weight_files(engine: Engine, entry: Variables) -> list[str]:
-    paths = [file["path"] for file in model_files(entry)]
-    return [path for path in paths if path.endswith(engine.suffix) and path != entry.get("mmproj")]
+    paths = [file["path"] for file in model_files(entry, engine.files)]
+    return [path for path in paths if path.endswith(engine.suffixes) and path != entry.get("mmproj")]
 
 
 def bind_address(hostvars: HostVariables, groups: Groups, host: str) -> str:

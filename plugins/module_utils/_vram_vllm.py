@@ -1,6 +1,6 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a model needs in vLLM 0.32: one Usage per GPU of its tensor-parallel group, and what fits into a cache of a size."""
+"""What a model needs in vLLM 0.32: one Usage per GPU of its tensor-parallel group, or main memory alone; and what fits into a cache of a size."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ __all__ = ["VllmSettings", "tensor_parallel_reason", "vllm_cache_bytes", "vllm_c
 _PACKED = frozenset({"awq", "gptq", "compressed-tensors"})
 _VOCABULARY_STEP = 64
 _NCCL_NOTE = "NCCL is counted with 320 MiB per GPU; over NVLink on H100 and later it can take 1 GiB more"
+_CPU_NOTE = "scratch is derived from the model's widths, and the processes are counted with 3 GiB"
 _WORK_NOTE = "scratch is derived from the model's widths, CUDA graphs and context from published logs: vLLM's own profile at start has the last word"
 
 
 def vllm_memory(shape: ModelShape, settings: VllmSettings) -> MemoryEstimate:
-    """The bytes on each GPU, all alike, and in main memory. Recurrent states are in the cache: they come out of the same pool.
+    """The bytes on each GPU, all alike, and in main memory, or there alone. Recurrent states are in the cache: they come out of the same pool.
 
     Raises InputError where vLLM would refuse to start.
     """
@@ -32,12 +33,16 @@ def vllm_memory(shape: ModelShape, settings: VllmSettings) -> MemoryEstimate:
     blocks = pool(shape, settings)
     cache = blocks.bytes_for(1) if settings.kv_cache_bytes is None else _whole_blocks(blocks, settings)
     own = loaded.model + loaded.rope
+    projector = loaded.projector + (encoder_bytes(shape.projector, settings) if shape.projector else 0)
+    if settings.cpu:
+        host = Usage(weights=own, cache=cache, compute=compute_bytes(shape, settings), projector=projector, overhead=host_bytes(settings))
+        return MemoryEstimate((), host, _notes(shape, settings))
     offloaded = min(settings.cpu_offload_bytes, own)
     device = Usage(
         weights=own - offloaded,
         cache=cache,
         compute=compute_bytes(shape, settings),
-        projector=loaded.projector + (encoder_bytes(shape.projector, settings) if shape.projector else 0),
+        projector=projector,
         overhead=overhead_bytes(shape, settings, blocks.groups),
     )
     host = Usage(weights=offloaded * settings.tensor_parallel, overhead=host_bytes(settings))
@@ -125,7 +130,7 @@ def _whole_blocks(blocks: Pool, settings: VllmSettings) -> int:
 
 
 def _notes(shape: ModelShape, settings: VllmSettings) -> tuple[str, ...]:
-    notes = [_WORK_NOTE]
+    notes = [_CPU_NOTE if settings.cpu else _WORK_NOTE]
     if settings.tensor_parallel > 1:
         notes.append(_NCCL_NOTE)
     if shape.projector:

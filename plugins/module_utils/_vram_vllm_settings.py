@@ -40,6 +40,7 @@ class VllmSettings:
     mamba_cache_dtype: str = "auto"
     mamba_ssm_cache_dtype: str = "auto"
     cpu_offload_bytes: int = 0  # --cpu-offload-gb, weights per GPU that stay in main memory
+    cpu: bool = False  # vLLM for processors: everything lies in main memory, and there is no tensor parallelism to plan
 
     def __post_init__(self) -> None:
         least = {"max_model_len": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "tensor_parallel": 1, "block_size": 1, "cpu_offload_bytes": 0}

@@ -23,6 +23,7 @@ _GRAPH_RECURRENT = 24 * MIB  # the same with recurrent layers (github.com/vllm-p
 _WIDEST_GRAPH = 512  # tokens (config/vllm.py, _set_cudagraph_sizes); 1024 for GPT-OSS and on Blackwell data-centre GPUs
 _IMAGE_PATCHES = 16  # patches that become one token of the language model, at the most (Gemma 3)
 _HOST = (2 << 30, 3 << 30)  # of the API server and of each worker: PyTorch, CUDA's libraries, pinned buffers
+_HOST_CPU = 3 << 30  # of all processes of vLLM for processors together
 
 
 def compute_bytes(shape: ModelShape, settings: VllmSettings) -> int:
@@ -113,4 +114,4 @@ def graph_sizes(widest: int) -> list[int]:
 
 def host_bytes(settings: VllmSettings) -> int:
     """Main memory of the processes. A rule of thumb: it follows the libraries, not the model."""
-    return _HOST[0] + settings.tensor_parallel * _HOST[1]
+    return _HOST_CPU if settings.cpu else _HOST[0] + settings.tensor_parallel * _HOST[1]

@@ -44,7 +44,9 @@ options:
         type: str
         default: ''
       files:
-        description: The files. May be left out if the source is an address of one file.
+        description:
+          - The files. May be left out if the source is an address of one file.
+          - Of a hub's repository without any, the safetensors come with all that describes them, as vLLM takes a model.
         type: list
         elements: dict
         default: []
@@ -231,6 +233,9 @@ def _run(module: AnsibleModule, store: ModelStore) -> dict[str, t.Any]:
     for warning in store.warnings:
         module.warn(warning)
     difference = Difference()
+    for model in store.models:
+        if model.whole and not model.listing:
+            difference.add(f"{model.name}/", None, "the files of its repository, which are not known yet")
     for file in store.files:
         if file.status != PRESENT:
             difference.add(file.shown, file.before and f"sha256 {file.before}", _after(file))

@@ -37,7 +37,7 @@ options:
         elements: int
         required: true
       sources:
-        description: IPv4 and IPv6 addresses or networks that reach them, no names. Without any only the host itself does.
+        description: IPv4 and IPv6 addresses, networks, and names that the host looks up at every run. Without any only the host itself reaches them.
         type: list
         elements: str
         default: []

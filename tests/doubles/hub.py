@@ -64,6 +64,10 @@ class HubDouble:
             digest.update(str(path).encode() + path.read_bytes())
         return digest.hexdigest()
 
+    def names(self, repo: str) -> list[str]:
+        directory = self.directory / repo
+        return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
     def file(self, repo: str, path: str) -> Path | None:
         found = self.directory / repo / path
         return found if found.is_file() and ".." not in path else None
@@ -119,7 +123,8 @@ class _Hub(_Answers):
         elif revision not in ("main", self.hub.commit(repo)):
             self.send(404, b'{"error": "Invalid rev id"}', X_Error_Code="RevisionNotFound")
         elif api:
-            answer: t.Any = {"id": repo, "modelId": repo, "sha": self.hub.commit(repo), "tags": [], "siblings": []}
+            siblings = [{"rfilename": name} for name in self.hub.names(repo)]
+            answer: t.Any = {"id": repo, "modelId": repo, "sha": self.hub.commit(repo), "tags": [], "siblings": siblings}
             if api[2] == "paths-info":
                 answer = [info for info in (self._info(repo, name) for name in parse_qs(body).get("paths", [])) if info]
             self.send(200, json.dumps(answer).encode(), Content_Type="application/json")

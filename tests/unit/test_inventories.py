@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = {
     "demo": ["http://127.0.0.1:8081 demo"],
     "single": ["http://127.0.0.1:8081 chat"],
-    "two_machines": ["http://127.0.0.1:8081 chat", "http://127.0.0.1:8081 coder"],
+    "two_machines": ["http://127.0.0.1:8100 chat", "http://127.0.0.1:8081 coder"],
     "fleet": [
-        "http://10.0.0.21:8081 chat",
-        "http://10.0.0.22:8081 chat",
+        "http://10.0.0.21:8100 chat",
+        "http://10.0.0.22:8100 chat",
         "http://10.0.0.22:8081 small",
         "http://10.0.0.23:8081 coder",
     ],
@@ -56,7 +56,7 @@ def test_it_makes_sense_and_yields_its_endpoints(name: str) -> None:
     found = endpoints(catalogue, hostvars, groups, gateway)
     assert [f"{endpoint['url']} {endpoint['model']}" for endpoint in found] == EXPECTED[name]
     for host in groups["inference_servers"]:
-        assert host_plan(catalogue, hostvars, groups, host)["routers"]
+        assert host_plan(catalogue, hostvars, groups, host)["engines"]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -134,6 +134,8 @@ def vllm_cache_tokens(what: ModelShape, settings: VllmSettings, size: int) -> in
 def vllm_memory(what: ModelShape, settings: VllmSettings) -> MemoryEstimate:
     cache = vllm_cache_bytes(what, settings) if settings.kv_cache_bytes is None else settings.kv_cache_bytes
     each = Usage(weights=what.bytes // settings.tensor_parallel, cache=cache, overhead=GIB)
+    if settings.cpu:
+        return MemoryEstimate((), each)
     return MemoryEstimate((each,) * settings.tensor_parallel, Usage(overhead=GIB))
 
 

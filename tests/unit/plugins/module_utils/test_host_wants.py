@@ -18,6 +18,7 @@ CATALOGUE: dict[str, dict[str, t.Any]] = {
     "small": {"source": "hf:a/c", "files": ["s.gguf"], "engine": "llama_router"},
 }
 NOTHING = {"engines": [], "gpus": [], "disk": [], "ports": [], "ram": 0}
+STANDBY = {"port": 4001, "unit": "llm-litellm-standby"}
 
 
 def wants(variables: dict[str, t.Any], *groups: str) -> dict[str, t.Any]:
@@ -45,13 +46,13 @@ def test_the_hosts_own_variables_count() -> None:
 
 def test_a_gateway() -> None:
     found = wants({"nginx_port": "8443", "llm_serve": [{"model": "chat"}]}, "gateways")
-    assert found == {**NOTHING, "ports": [{"port": 8443, "unit": "llm-nginx"}, {"port": 4000, "unit": "llm-litellm"}], "ram": 2**30}
+    assert found == {**NOTHING, "ports": [{"port": 8443, "unit": "llm-nginx"}, {"port": 4000, "unit": "llm-litellm"}, STANDBY], "ram": 3 * 2**29}
 
 
 def test_both_at_once() -> None:
     found = wants({"llm_serve": [{"model": "small", "gpus": []}]}, SERVERS, "gateways")
-    assert [port["port"] for port in found["ports"]] == [8081, 443, 4000]
-    assert (found["gpus"], found["ram"]) == ([], 2**30)
+    assert [port["port"] for port in found["ports"]] == [8081, 443, 4000, 4001]
+    assert (found["gpus"], found["ram"]) == ([], 3 * 2**29)
 
 
 def test_another_machine_is_wanted_nothing_of() -> None:
@@ -69,8 +70,11 @@ def test_every_engine_and_its_methods_are_in_the_table(engine: str) -> None:
     options = yaml.safe_load((ROOT / f"roles/{engine}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     defaults = yaml.safe_load((ROOT / f"roles/{engine}/defaults/main.yml").read_text())
     methods = list(REQUIREMENTS[engine])
-    assert set(options[f"{engine}_method"]["choices"]) == set(methods)
-    assert defaults[f"{engine}_method"] == methods[0], "the engine's usual way is its first one"
+    if methods == [""]:
+        assert f"{engine}_method" not in options, "there is only one way"
+    else:
+        assert set(options[f"{engine}_method"]["choices"]) == set(methods)
+        assert defaults[f"{engine}_method"] == methods[0], "the engine's usual way is its first one"
     assert set(options[f"{engine}_backend"]["choices"]) == set(BACKENDS)
 
 
@@ -103,5 +107,5 @@ def test_how_many_models_a_router_holds() -> None:
 
 def test_what_else_takes_memory() -> None:
     budgets = [{"name": "ollama", "gpu": 0, "memory": "2GiB"}]
-    assert memory({"llm_vram_budgets": budgets}, SERVERS, "gateways")["budgets"] == [*budgets, {"name": "gateway", "memory": 1024}]
+    assert memory({"llm_vram_budgets": budgets}, SERVERS, "gateways")["budgets"] == [*budgets, {"name": "gateway", "memory": 1536}]
     assert memory({}, SERVERS)["budgets"] == []

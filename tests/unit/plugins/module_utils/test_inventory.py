@@ -64,6 +64,7 @@ def test_a_name_that_is_no_model_id(name: str) -> None:
         ([{"model": "chat"}, {"model": "small", "port": 8081}], "port 8081 of small is already taken by llama-router"),
         ([{"model": "small", "port": 8081}, {"model": "chat"}], "port 8081 of chat is already taken by small"),
         ([{"model": "chat", "port": 4000}], "port 4000 of chat is already taken by LiteLLM (litellm_port)"),
+        ([{"model": "chat", "port": 4001}], "port 4001 of chat is already taken by LiteLLM (litellm_standby_port)"),
         ([{"model": "chat", "port": 443}], "port 443 of chat is already taken by nginx (nginx_port)"),
         ([{"model": "chat", "kv_cache_v": "q4_0", "flash_attention": "off"}], "flash"),
         ("chat", "llm_serve of box is 'chat': it must be a list of mappings"),
@@ -120,3 +121,39 @@ def test_a_wrong_policy() -> None:
     (error,) = errors(llm_vram_policy="enforced")
     assert error.startswith("llm_vram_policy of box is 'enforced': did you mean enforce")
     assert errors(llm_vram_policy="warn") == []
+
+
+def test_vllm_takes_a_repository_as_it_is() -> None:
+    assert errors({"chat": {"source": "hf:a/b", "engine": "vllm"}}) == []
+
+
+def test_two_models_of_vllm_need_two_ports_and_one_is_proposed() -> None:
+    models = {"chat": {"source": "hf:a/b", "engine": "vllm"}, "code": {"source": "hf:a/c", "engine": "vllm"}}
+    (found,) = errors(models, [{"model": "chat"}, {"model": "code"}])
+    assert found == "llm_serve of box: port 8100 of code is already taken by chat: give code another port, such as 8101."
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"swap-space": 4}, "llm_models.chat: extra has the option swap-space, which vLLM no longer has"),
+        ({"port": 1}, "extra has the option port, which the role vllm sets itself"),
+    ],
+)
+def test_what_vllm_no_longer_has_is_refused_before_anything_runs(extra: dict[str, t.Any], said: str) -> None:
+    found = errors({"chat": {"source": "hf:a/b", "engine": "vllm", "extra": extra}})
+    assert said.removeprefix("llm_models.chat: ") in found[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wrong"),
+    [
+        ({"llm_address": "10.0.0.1"}, {"ansible_host": "10.0.0.1"}, True),
+        ({"ansible_host": "10.0.0.1"}, {"ansible_host": "10.0.0.1", "llm_address": "10.0.0.2"}, False),
+        ({"ansible_host": "localhost"}, {"ansible_host": "127.0.0.1"}, False),
+    ],
+)
+def test_two_hosts_with_one_address(one: dict[str, t.Any], other: dict[str, t.Any], wrong: bool) -> None:
+    hostvars = {"gpu1": {"llm_serve": [{"model": "chat"}], **one}, "gpu2": {"llm_serve": [{"model": "chat"}], **other}, "gw": {"llm_clients": CLIENTS}}
+    found = inventory_errors({"chat": MODEL}, hostvars, {"inference_servers": ["gpu1", "gpu2"], "gateways": ["gw"]})
+    assert found == (["gpu2 and gpu1 have the same address, 10.0.0.1: correct llm_address or ansible_host of one of them."] if wrong else [])

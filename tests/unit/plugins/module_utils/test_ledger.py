@@ -144,9 +144,17 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(gpus: tuple[Device
         planned(machine(*gpus), demand("chat", shape(4), gpus=[3]))
 
 
-def test_vllm_needs_a_gpu_and_says_so() -> None:
-    with pytest.raises(InputError, match="chat has the engine vllm, which needs a GPU, but the host has none"):
-        planned(machine(), vllm("chat", shape(4)))
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"gpus": [0]}, "chat is placed on GPU 0, but the host has no GPU"),
+        ({"tensor_parallel": 2}, "chat has tensor_parallel: 2; allowed: 1 or nothing, because the host has no GPU"),
+        ({"gpu_memory_utilization": 0.5}, "chat has gpu_memory_utilization: 0.5; allowed: nothing, because the host has no GPU; write kv_cache_memory"),
+    ],
+)
+def test_without_a_gpu_nothing_of_gpus_can_be_asked_of_vllm(options: dict[str, t.Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        planned(machine(), vllm("chat", shape(4), **options))
 
 
 @pytest.mark.parametrize(

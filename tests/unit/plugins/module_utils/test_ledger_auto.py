@@ -219,3 +219,30 @@ def test_beyond_its_training_it_warns_and_names_what_stretches_it() -> None:
     stretched = {"rope-scaling": "yarn", "rope-scale": 2}
     assert not planned(machine(gpu()), demand("chat", shape(4, trained=32768), context=65536, extra=stretched)).warnings
     assert "hf-overrides" in planned(machine(gpu()), vllm("fast", shape(4, trained=32768), context=50000)).warnings[0]
+
+
+def test_vllm_without_a_gpu_leaves_half_of_main_memory_to_others() -> None:
+    found = planned(machine(ram=37), vllm("chat", shape(4), context=16384))
+    (chat,) = found.deployments
+    assert found.fits
+    assert (chat.options["gpus"], chat.options["kv_cache_memory"]) == ([], 18 * GIB)  # 32 GiB beside weights and process, 4 of which its requests must have
+    assert "gpu_memory_utilization" not in chat.options
+    assert "gpus: none, the host has no GPU: it runs in main memory" in chat.why
+
+
+def test_two_of_them_share_what_is_left_of_main_memory() -> None:
+    found = planned(machine(ram=42), vllm("chat", shape(4), context=16384), vllm("code", shape(4), context=16384))
+    sizes = [one.options["kv_cache_memory"] for one in found.deployments]
+    assert sizes[0] == sizes[1]
+    assert free(found)["ram"] == sum(sizes) // GIB - 8  # of what both of them must have nothing is kept back
+    assert "shared evenly with code" in " ".join(found.deployments[0].why)
+
+
+def test_main_memory_that_is_too_small_for_vllm_is_said() -> None:
+    found = planned(machine(ram=4), vllm("chat", shape(4), context=16384))
+    assert "main memory with 4.0 GiB is 2,048 MiB short: chat 6.0 GiB" in found.refusals[0].message
+
+
+def test_a_cache_that_the_user_made_too_small_is_said_without_a_gpu_too() -> None:
+    found = planned(machine(ram=32), vllm("chat", shape(4), context=16384, kv_cache_memory="512MiB"))
+    assert "has kv_cache_memory: 512MiB, which is 512 MiB too little for the cache of one request of 16384 tokens" in found.refusals[0].message

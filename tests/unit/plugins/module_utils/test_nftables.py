@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_sources_that_overlap_become_one_and_a_mapped_address_is_the_one_it_maps
     assert rules_of(render([Rule((1,), sources)]))[0] == "tcp dport { 1 } ip saddr { 192.0.2.0/24, 198.51.100.1 } accept"
 
 
+def test_a_name_is_what_this_host_knows_it_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"gw01": ["192.0.2.10", "fe80::2%eth0"]}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_more, **_named: [(0, 0, 0, "", (address, 0)) for address in known[name]])
+    assert rules_of(render([Rule((1,), ("gw01", "192.0.2.9"))]))[:2] == [
+        "tcp dport { 1 } ip saddr { 192.0.2.9, 192.0.2.10 } accept",
+        "tcp dport { 1 } ip6 saddr { fe80::2 } accept",
+    ]
+
+
 def test_without_rules_nobody_is_kept_out() -> None:
     assert rules_of(render([])) == []
 
@@ -114,8 +124,8 @@ def test_without_rules_nobody_is_kept_out() -> None:
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        (Rule((8081,), ("gw01",)), "rules[0]: source 'gw01' is no IP address and no network: a name may lead anywhere tomorrow"),
-        (Rule((8081,), ("192.0.2.7/24",)), "rules[0]: source '192.0.2.7/24' is no IP address and no network: did you mean 192.0.2.0/24"),
+        (Rule((8081,), ("gw01.invalid",)), "rules[0]: this host does not know the name gw01.invalid"),
+        (Rule((8081,), ("192.0.2.7/24",)), "rules[0]: source '192.0.2.7/24' is no IP address, no network and no name: did you mean 192.0.2.0/24"),
         (Rule((8081,), ("fe80::1%eth0/64",)), "rules[0]: source 'fe80::1%eth0/64' is no IP address"),
         (Rule((8081,), ("",)), "rules[0]: source '' is no IP address"),
         (Rule((0,), ()), "rules[0]: 0 is no TCP port"),

@@ -11,6 +11,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import PLA
 CATALOGUE: dict[str, dict[str, t.Any]] = {
     "chat": {"source": "hf:a/b", "files": ["x-00002-of-2.gguf", "x-00001-of-2.gguf"], "engine": "llama_router", "context": 4096},
     "small": {"source": "file:/srv/small.gguf", "sha256": "0" * 64, "engine": "llama_router", "context": "auto"},
+    "fast": {"source": "hf:a/d", "engine": "vllm", "context": 8192},
     "seeing": {"source": "hf:a/c", "files": ["m.gguf"], "mmproj": "mmproj.gguf", "engine": "llama_router"},
 }
 
@@ -31,7 +32,7 @@ def fleet() -> tuple[dict[str, t.Any], dict[str, list[str]]]:
 
 def test_models_without_a_port_share_a_router_on_loopback() -> None:
     plan = host_plan(CATALOGUE, *one([{"model": "chat", "gpus": [1]}, {"model": "small"}]), "box")
-    (router,) = plan["routers"]
+    (router,) = plan["engines"]
     assert (router["service"], router["bind"], router["port"], router["models_max"]) == ("llama-router", "127.0.0.1", 8081, 2)
     assert router["models"]["chat"]["model"] == "/var/lib/llm/models/chat/x-00001-of-2.gguf"
     assert router["models"]["chat"]["device"] == "CUDA1"
@@ -53,23 +54,53 @@ def test_what_is_downloaded() -> None:
 
 def test_a_port_of_its_own_is_a_router_of_its_own() -> None:
     hostvars, groups = one([{"model": "chat"}, {"model": "small", "port": 9001}], llm_models_max=5)
-    shared, own = host_plan(CATALOGUE, hostvars, groups, "box")["routers"]
+    shared, own = host_plan(CATALOGUE, hostvars, groups, "box")["engines"]
     assert (shared["service"], shared["port"], shared["models_max"], list(shared["models"])) == ("llama-router", 8081, 5, ["chat"])
     assert (own["service"], own["port"], own["models_max"], list(own["models"])) == ("llama-router-9001", 9001, 1, ["small"])
 
 
+def test_a_model_of_vllm_is_a_server_of_its_own_with_all_of_its_repository() -> None:
+    serve = [{"model": "fast", "gpus": [0, 1]}, {"model": "fast", "port": 8101, "gpus": [2]}]
+    plan = host_plan(CATALOGUE, *one(serve), "box")
+    first, second = plan["engines"]
+    assert (first["engine"], first["service"], first["port"], first["bind"]) == ("vllm", "vllm", 8100, "127.0.0.1")
+    assert (first["model"], first["path"], first["gpus"]) == ("fast", "/var/lib/llm/models/fast", [0, 1])
+    assert first["config"] == {"max-model-len": 8192, "tensor-parallel-size": 2}
+    assert first["inputs"] == ["/var/lib/llm/models/fast/.verified.json"]
+    assert (second["service"], second["port"], second["gpus"], second["config"]) == ("vllm-8101", 8101, [2], {"max-model-len": 8192})
+    assert [engine["alone"] for engine in plan["engines"]] == [False, False]
+    assert plan["models"] == [{"name": "fast", "source": "hf:a/d", "revision": "", "files": []}]
+
+
+def test_a_gguf_is_given_to_vllm_as_the_file() -> None:
+    catalogue = {"small": {**CATALOGUE["small"], "engine": "vllm"}}
+    assert host_plan(catalogue, *one([{"model": "small"}]), "box")["engines"][0]["path"] == "/var/lib/llm/models/small/small.gguf"
+
+
+def test_only_gateways_and_monitoring_reach_engines_that_listen_for_others() -> None:
+    hostvars, groups = fleet()
+    hostvars["gw"]["llm_address"] = "10.0.0.9"
+    hostvars["watch"] = {}
+    hostvars["gpu2"]["llm_firewall_sources"] = ["10.0.7.0/24"]
+    groups["monitoring"] = ["watch", "gpu1"]
+    firewalls = [host_plan(CATALOGUE, hostvars, groups, host)["firewall"] for host in groups["inference_servers"]]
+    assert firewalls[0] == [{"ports": [8081], "sources": ["10.0.0.9", "watch"]}]
+    assert firewalls[1] == [{"ports": [8081, 9001], "sources": ["10.0.0.1", "10.0.0.9", "10.0.7.0/24", "watch"]}]
+    assert host_plan(CATALOGUE, *one([{"model": "chat"}]), "box")["firewall"] == []
+
+
 def test_a_deployment_overrides_its_model() -> None:
     plan = host_plan(CATALOGUE, *one([{"model": "chat", "context": 512, "parallel": 2}]), "box")
-    assert plan["routers"][0]["models"]["chat"]["ctx-size"] == "1024"
+    assert plan["engines"][0]["models"]["chat"]["ctx-size"] == "1024"
 
 
 def test_nothing_placed_is_nothing_to_do() -> None:
-    assert host_plan(CATALOGUE, *one([]), "box") == {"models": [], "routers": []}
+    assert host_plan(CATALOGUE, *one([]), "box") == {"models": [], "engines": [], "firewall": []}
 
 
 def test_engines_listen_where_the_gateway_reaches_them() -> None:
     hostvars, groups = fleet()
-    binds = [host_plan(CATALOGUE, hostvars, groups, host)["routers"][0]["bind"] for host in groups["inference_servers"]]
+    binds = [host_plan(CATALOGUE, hostvars, groups, host)["engines"][0]["bind"] for host in groups["inference_servers"]]
     assert binds == ["10.0.0.1", "fd00::2", "0.0.0.0"]
     assert [endpoint["url"] for endpoint in endpoints(CATALOGUE, hostvars, groups, "gw")] == [
         "http://10.0.0.1:8081",
@@ -112,10 +143,10 @@ def decided(model: str, service: str = "llama-router", source: str = "nvml", fit
 
 def test_what_the_ledger_decided_is_told_to_the_engine() -> None:
     hostvars, groups = one([{"model": "small"}])
-    before = host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    before = host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]
     assert "ctx-size" not in before
     hostvars["box"][PLAN] = decided("small", context=8192, parallel=2, kv_cache_k="q8_0", kv_cache_v="q8_0", gpus=[1], gpu_layers="all", cache_ram=2048)
-    after = host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    after = host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]
     assert after == {
         **before,
         "ctx-size": "16384",
@@ -139,17 +170,17 @@ def test_the_gateway_knows_the_context_that_the_ledger_decided() -> None:
 def test_a_plan_of_another_router_is_not_this_ones() -> None:
     hostvars, groups = one([{"model": "small", "port": 9001}])
     hostvars["box"][PLAN] = decided("small", context=8192)
-    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]
 
 
 @pytest.mark.parametrize("plan", [{"source": "llm_gpus"}, {"source": "boards"}, {"fits": False}])
 def test_an_engine_is_told_no_plan_that_may_not_hold(plan: dict[str, t.Any]) -> None:
     hostvars, groups = one([{"model": "small"}])
     hostvars["box"][PLAN] = decided("small", **plan, context=8192)
-    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    assert "ctx-size" not in host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]
 
 
 def test_a_host_whose_memory_is_not_known_yet_has_no_plan() -> None:
     hostvars, groups = one([{"model": "small"}])
     hostvars["box"][PLAN] = {"known": False, "plan": {}}
-    assert "fit" not in host_plan(CATALOGUE, hostvars, groups, "box")["routers"][0]["models"]["small"]
+    assert "fit" not in host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]

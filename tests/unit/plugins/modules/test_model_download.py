@@ -225,7 +225,7 @@ def test_one_file_needs_no_name(run: Run, root: Path, tmp_path: Path) -> None:
         ({"name": "../own"}, "cannot name a model"),
         ({"source": "ftp://host/f"}, "begin it with hf:"),
         ({"source": "hf:justone"}, "write hf:owner/repository"),
-        ({"source": "hf:org/coder", "files": []}, "lists no files"),
+        ({"source": "http://mirror.example.org/coder/", "files": []}, "lists no files"),
         ({"files": [{"path": "../own/x", "sha256": "0" * 64}]}, "would not lie in the model's directory"),
         ({"files": [{"path": "/etc/passwd", "sha256": "0" * 64}]}, "would not lie in the model's directory"),
         ({"files": [{"path": ".verified.json", "sha256": "0" * 64}]}, "would not lie in the model's directory"),
@@ -341,6 +341,60 @@ def test_files_in_xet_storage_come_through_the_library(run: Run, root: Path, hub
     agents = [headers["user-agent"] for server, _method, _path, headers in hub.requests if server == "cdn"]
     assert len(agents) == 1 and "hf_hub/" in agents[0]
     assert not run([hosted()], hub_endpoint=hub.url, verify="always")["changed"]
+
+
+@pytest.fixture
+def whole(hub: t.Any) -> dict[str, t.Any]:
+    """A repository as many are: weights in parts, once more as one, and in other formats."""
+    names = ("model-00001-of-2.safetensors", "model-00002-of-2.safetensors", "consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin")
+    for name in (*names, "config.json", "tokenizer.json", "1_Pooling/config.json", "original/params.json", "README.md", ".gitattributes"):
+        path = hub.directory / "org" / "whole" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(BIG if name.endswith((".safetensors", ".bin")) else SMALL)
+    return {"name": "whole", "source": "hf:org/whole"}
+
+
+def test_a_whole_repository_is_what_an_engine_needs_of_it(run: Run, root: Path, hub: t.Any, whole: dict[str, t.Any]) -> None:
+    planned = run([whole], check=True, hub_endpoint=hub.url)
+    assert (planned["changed"], root.exists()) == (True, False)
+    done = run([whole], hub_endpoint=hub.url)
+    wanted = ["1_Pooling/config.json", "config.json", "model-00001-of-2.safetensors", "model-00002-of-2.safetensors", "tokenizer.json"]
+    assert [file["path"] for file in done["models"]["whole"]["files"]] == wanted
+    assert sorted(str(path.relative_to(root / "whole")) for path in (root / "whole").rglob("*") if path.is_file()) == [".verified.json", *wanted]
+    hub.requests.clear()
+    assert not run([whole], hub_endpoint=hub.url)["changed"]
+    assert hub.requests == []
+
+
+def test_a_whole_repository_that_was_begun_is_finished(run: Run, root: Path, hub: t.Any, whole: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = model_download.ModelStore._fetch
+
+    def killed(self: t.Any, file: t.Any) -> None:
+        if file.path.endswith("00002-of-2.safetensors"):
+            raise model_download.LLMError("killed")
+        fetch(self, file)
+
+    monkeypatch.setattr(model_download.ModelStore, "_fetch", killed)
+    assert run([whole], hub_endpoint=hub.url)["msg"] == "killed"
+    monkeypatch.undo()
+    assert statuses(run([whole], hub_endpoint=hub.url), "whole").count("downloaded") == 1
+    assert not run([whole], hub_endpoint=hub.url)["changed"]
+
+
+def test_a_repository_without_safetensors_is_no_directory_for_an_engine(run: Run, hub: t.Any) -> None:
+    told = run([hosted(files=[])], hub_endpoint=hub.url)["msg"]
+    assert "has no safetensors" in told
+    assert "name the files in llm_models.coder.files" in told
+
+
+def test_a_mirror_of_files_cannot_say_what_a_repository_holds(run: Run, tmp_path: Path, whole: dict[str, t.Any]) -> None:
+    assert "cannot be asked: name the files in llm_models.whole.files" in run([whole], mirror=str(tmp_path))["msg"]
+
+
+def test_before_the_library_is_there_a_check_says_that_it_does_not_know(run: Run, hub: t.Any, whole: dict[str, t.Any], without_library: None) -> None:
+    planned = run([whole], check=True, hub_endpoint=hub.url)
+    assert planned["changed"]
+    assert "which are not known yet" in planned["diff"]["after"]
 
 
 def test_a_mirror_directory_needs_no_hub(run: Run, root: Path, tmp_path: Path, without_library: None) -> None:
