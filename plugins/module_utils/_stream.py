@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import http.client
 import io
 import json
@@ -22,13 +23,19 @@ from ansible_collections.baremetal.llm.plugins.module_utils._errors import Input
 from ansible_collections.baremetal.llm.plugins.module_utils._pace import Pace, Stamp, measure
 
 CONNECT_TIMEOUT = 10.0
+SERVED_BY = "x-litellm-model-id"
+REFUSED, SILENT, UNKNOWN_NAME, NO_WAY = "refused", "silent", "unknown name", "no way"
 _READ_SIZE = 65536
 _ERROR_BODY = 65536
 _ERROR_TEXT = 300
 
 
 class UnreachableError(LLMError):
-    """Nothing accepts connections at the address."""
+    """Nothing accepts connections at the address. `why` is one of REFUSED, SILENT, UNKNOWN_NAME and NO_WAY."""
+
+    def __init__(self, sentence: str, why: str) -> None:
+        super().__init__(sentence)
+        self.why = why
 
 
 class TLSError(LLMError):
@@ -47,6 +54,14 @@ class HTTPStatusError(LLMError):
 
 class BrokenStreamError(LLMError):
     """The stream began and did not end as it must."""
+
+
+class HungUpError(BrokenStreamError):
+    """The server closed the connection instead of answering."""
+
+
+class WrongKindError(BrokenStreamError):
+    """The server answered with something else than what was asked for."""
 
 
 class TimedOutError(LLMError):
@@ -77,10 +92,9 @@ class Endpoint:
         if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise InputError("The API key has a line break or a letter outside ASCII, which no HTTP header carries.")
 
-    @property
-    def path(self) -> str:
+    def path(self, route: str) -> str:
         base = urlsplit(self.url).path.rstrip("/")
-        return (base if base.endswith("/v1") else base + "/v1") + "/chat/completions"
+        return f"{base if base.endswith('/v1') else base + '/v1'}/{route}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +110,16 @@ class Answer:
     text: str
     finish_reason: str | None
     pace: Pace
+    served_by: str | None = None  # LiteLLM's id of the deployment that answered
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """An answer that came in one piece."""
+
+    content: dict[str, t.Any]
+    seconds: float
+    served_by: str | None = None
 
 
 class Event(t.NamedTuple):
@@ -144,17 +168,24 @@ def stream(endpoint: Endpoint, question: Question, on_token: t.Callable[[str], N
 
     Raises UnreachableError, TLSError, HTTPStatusError, BrokenStreamError or TimedOutError.
     """
-    started = time.monotonic()
-    try:
-        with _connected(endpoint) as sock:
-            wire = _Wire(sock, started + endpoint.timeout)
-            response = _ask(endpoint, question, wire)
-            return _read_answer(_Exchange(endpoint, question.model, response, wire, started), on_token)
-    except socket.timeout as exc:
-        raise TimedOutError(
-            f"{endpoint.url} gave no complete answer of {question.model} within {endpoint.timeout:g} s: "
-            "look at the engine's journal, or allow more time."
-        ) from exc
+    body = {
+        "model": question.model,
+        "messages": [{"role": "user", "content": question.prompt}],
+        "max_tokens": question.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    with _exchange(endpoint, "chat/completions", body, "text/event-stream") as exchange:
+        return _read_answer(exchange, on_token)
+
+
+def whole(endpoint: Endpoint, route: str, body: dict[str, t.Any]) -> Whole:
+    """Ask what is answered in one piece, such as `embeddings`. Raises what `stream` raises."""
+    with _exchange(endpoint, route, body, "application/json") as exchange:
+        content = _json(_read_all(exchange))
+        if not isinstance(content, dict):
+            raise WrongKindError(f"{endpoint.url} answered for {exchange.model} with something else than one JSON object.")
+        return Whole(content, time.monotonic() - exchange.started, exchange.response.getheader(SERVED_BY))
 
 
 def refusal(endpoint: Endpoint, question: Question) -> HTTPStatusError | None:
@@ -210,6 +241,21 @@ class _Exchange(t.NamedTuple):
     started: float
 
 
+@contextlib.contextmanager
+def _exchange(endpoint: Endpoint, route: str, body: dict[str, t.Any], kind: str) -> t.Iterator[_Exchange]:
+    """One question and the head of its answer, which is a success of the kind that was asked for."""
+    started = time.monotonic()
+    try:
+        with _connected(endpoint) as sock:
+            wire = _Wire(sock, started + endpoint.timeout)
+            yield _Exchange(endpoint, body["model"], _ask(endpoint, route, body, kind, wire), wire, started)
+    except socket.timeout as exc:
+        raise TimedOutError(
+            f"{endpoint.url} gave no complete answer of {body['model']} within {endpoint.timeout:g} s: "
+            "look at the engine's journal, or allow more time."
+        ) from exc
+
+
 def _connected(endpoint: Endpoint) -> socket.socket:
     parts = urlsplit(endpoint.url)
     host, secure = str(parts.hostname), parts.scheme == "https"
@@ -219,7 +265,8 @@ def _connected(endpoint: Endpoint) -> socket.socket:
         sock = socket.create_connection(address, min(CONNECT_TIMEOUT, endpoint.timeout))
     except OSError as exc:
         raise UnreachableError(
-            f"Nothing answers at {endpoint.url} ({exc.strerror or exc}): is the service running, and is the port open?"
+            f"Nothing answers at {endpoint.url} ({exc.strerror or exc}): is the service running, and is the port open?",
+            _why(exc),
         ) from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is None:
@@ -238,6 +285,14 @@ def _connected(endpoint: Endpoint) -> socket.socket:
         raise TLSError(f"{endpoint.url} speaks no TLS that we understand ({exc.strerror or exc}).") from exc
 
 
+def _why(exc: OSError) -> str:
+    if isinstance(exc, ConnectionRefusedError):
+        return REFUSED
+    if isinstance(exc, socket.timeout) or exc.errno == errno.EHOSTUNREACH:  # the latter: a host of our own network that is down
+        return SILENT
+    return UNKNOWN_NAME if isinstance(exc, socket.gaierror) else NO_WAY
+
+
 def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=endpoint.ca_file, cadata=endpoint.ca_pem or None)
@@ -252,19 +307,12 @@ def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
     return context
 
 
-def _ask(endpoint: Endpoint, question: Question, wire: _Wire) -> http.client.HTTPResponse:
+def _ask(endpoint: Endpoint, route: str, body: dict[str, t.Any], kind: str, wire: _Wire) -> http.client.HTTPResponse:
     parts = urlsplit(endpoint.url)
-    body = {
-        "model": question.model,
-        "messages": [{"role": "user", "content": question.prompt}],
-        "max_tokens": question.max_tokens,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
     headers = {
         "Host": endpoint.server_name or parts.netloc,
         "Content-Type": "application/json",
-        "Accept": "text/event-stream",
+        "Accept": kind,
         "Connection": "close",
     }
     if endpoint.api_key:
@@ -272,17 +320,18 @@ def _ask(endpoint: Endpoint, question: Question, wire: _Wire) -> http.client.HTT
     connection = http.client.HTTPConnection(str(parts.hostname))
     connection.sock = wire
     try:
-        connection.request("POST", endpoint.path, json.dumps(body).encode(), headers)
+        connection.request("POST", endpoint.path(route), json.dumps(body).encode(), headers)
         response = connection.getresponse()
     except socket.timeout:
         raise
     except (OSError, http.client.HTTPException) as exc:
-        raise BrokenStreamError(f"{endpoint.url} hung up before it answered ({type(exc).__name__}).") from exc
+        raise HungUpError(f"{endpoint.url} hung up before it answered ({type(exc).__name__}).") from exc
     if response.status != 200:
         raise _status_error(endpoint, response)
-    kind = response.getheader("Content-Type", "nothing")
-    if not kind.startswith("text/event-stream"):
-        raise BrokenStreamError(f"{endpoint.url} was asked for a stream of events and answered with {kind}.")
+    given = response.getheader("Content-Type", "nothing")
+    if not given.startswith(kind):
+        wanted = "a stream of events" if kind == "text/event-stream" else kind
+        raise WrongKindError(f"{endpoint.url} was asked for {wanted} and answered with {given}.")
     return response
 
 
@@ -340,7 +389,7 @@ def _read_answer(exchange: _Exchange, on_token: t.Callable[[str], None] | None) 
             if event.data == "[DONE]":
                 ended = time.monotonic()
                 _let_it_finish(response, wire)
-                return Answer(model, "".join(text), finish_reason, measure(started, ended, stamps, tokens))
+                return Answer(model, "".join(text), finish_reason, measure(started, ended, stamps, tokens), response.getheader(SERVED_BY))
             chunk = _chunk(endpoint, model, event)
             usage = chunk.get("usage")
             tokens = usage.get("completion_tokens", tokens) if usage else tokens
@@ -362,11 +411,23 @@ def _read_piece(response: http.client.HTTPResponse) -> bytes:
         return b""
 
 
-def _chunk(endpoint: Endpoint, model: str, event: Event) -> dict[str, t.Any]:
+def _read_all(exchange: _Exchange) -> bytes:
     try:
-        content = json.loads(event.data)
+        return exchange.response.read()
+    except (ConnectionError, ssl.SSLError, http.client.HTTPException) as exc:
+        raise BrokenStreamError(f"{exchange.endpoint.url} broke the answer of {exchange.model} off ({type(exc).__name__}).") from exc
+
+
+def _json(text: str | bytes) -> t.Any:
+    """None if it is no JSON."""
+    try:
+        return json.loads(text)
     except ValueError:
-        content = None
+        return None
+
+
+def _chunk(endpoint: Endpoint, model: str, event: Event) -> dict[str, t.Any]:
+    content = _json(event.data)
     if isinstance(content, dict) and event.type != "error" and not content.get("error"):
         return content
     said = _error_message(content) if isinstance(content, dict) else event.data

@@ -163,15 +163,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._pace import HEAP, Pace, explain, table
-from ansible_collections.baremetal.llm.plugins.module_utils._stream import (
-    Endpoint,
-    Question,
-    UnreachableError,
-    refusal,
-    stream,
-)
-
-ATTEMPTS = 3  # at a model whose tokens come in a heap
+from ansible_collections.baremetal.llm.plugins.module_utils._proof import paced, without_key
+from ansible_collections.baremetal.llm.plugins.module_utils._stream import Endpoint, Question, UnreachableError
 
 
 class Finding(t.NamedTuple):
@@ -186,15 +179,9 @@ class Finding(t.NamedTuple):
 
 
 def probe(endpoint: Endpoint, question: Question, require_streaming: bool) -> Finding:
-    """Ask one model. Raises UnreachableError, because then every other model fails for the same reason.
-
-    A busy machine may deliver a heap once; what buffers does it every time, so a heap is asked for again.
-    """
+    """Ask one model. Raises UnreachableError, because then every other model fails for the same reason."""
     try:
-        for _attempt in range(ATTEMPTS):
-            pace = stream(endpoint, question).pace
-            if not require_streaming or pace.delivery != HEAP:
-                break
+        pace = paced(endpoint, question, require_streaming).pace
     except UnreachableError:
         raise
     except LLMError as exc:
@@ -205,17 +192,6 @@ def probe(endpoint: Endpoint, question: Question, require_streaming: bool) -> Fi
     elif require_streaming and pace.delivery == HEAP:
         problem = f"the tokens came {explain(pace)}: something on the way buffers the stream"
     return Finding(question.model, pace, problem)
-
-
-def without_key(endpoint: Endpoint, question: Question) -> tuple[int | None, str]:
-    """The status that a request without a key gets, and what is wrong if it is not 401."""
-    try:
-        answer = refusal(endpoint, question)
-    except LLMError as exc:
-        return None, str(exc)
-    if answer is None:
-        return None, f"{endpoint.url} serves whoever asks, without a key; it must answer 401"
-    return answer.status, "" if answer.status == 401 else f"{answer}; it must answer 401"
 
 
 def main() -> None:
@@ -253,7 +229,8 @@ def main() -> None:
         )
         findings = [probe(endpoint, question, params["require_streaming"]) for question in questions]
         if params["expect_unauthorized"] and questions:
-            status, stranger = without_key(endpoint, questions[0])
+            status, open_door = without_key(endpoint, questions[0], turned_away=(401,))
+            stranger = str(open_door or "")
     except UnreachableError as exc:
         if module.check_mode:
             module.exit_json(changed=False, skipped=True, msg=str(exc), probes=[], unauthorized=None, table=[])

@@ -42,7 +42,11 @@ SHORT, LONG, TOO_LONG = 5, 3000, 40000  # words, about as many tokens
 
 
 class Engine(ThreadingHTTPServer):
-    """A stand-in for an engine. ``mood``: ok, refuse (the prompt), fail (500), cut (the stream, after three tokens)."""
+    """A stand-in for an engine.
+
+    ``mood``: ok, refuse (the prompt), fail (500), cut (the stream, after three tokens), early (the same before the first), quiet (it ends after
+    three tokens as if that were all, as llama.cpp's router does when the process of a model dies).
+    """
 
     daemon_threads = True
     mood = "ok"
@@ -85,9 +89,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model}
         for number in range(8):
-            if self.server.mood == "cut" and number == 3:
+            if (self.server.mood, number) in (("cut", 3), ("early", 0)):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
+                return
+            if (self.server.mood, number) == ("quiet", 3):
+                self.wfile.write(b"0\r\n\r\n")
                 return
             self.event({**head, "choices": [{"index": 0, "delta": {"content": f"{model} "}, "finish_reason": None}]})
             time.sleep(0.02)
@@ -196,7 +203,7 @@ def trips(port: int, model: str, engine: Engine | None) -> tuple[int, Saw, Saw]:
     raise SystemExit(f"The breaker of {model} never trips.")
 
 
-def measure(port: int, engines: dict[str, Engine]) -> t.Iterator[tuple[str, Saw]]:
+def measure(port: int, engines: dict[str, Engine], spare: Engine) -> t.Iterator[tuple[str, Saw]]:
     ask(port, "small")
     yield "short prompt", ask(port, "auto", SHORT)
     yield "long prompt", ask(port, "auto", LONG)
@@ -205,6 +212,14 @@ def measure(port: int, engines: dict[str, Engine]) -> t.Iterator[tuple[str, Saw]
     yield "short prompt, which the engine finds too long", ask(port, "auto", SHORT)
     engines["small"].mood = "cut"
     yield "engine killed in the stream", ask(port, "small")
+    engines["small"].mood = "quiet"
+    yield "  and what stands before it ends the stream", ask(port, "small")
+    engines["small"].mood = "early"
+    yield "engine killed before the first token, no other", ask(port, "small")
+    spare.mood = "early"
+    yield "  one of two, whichever", ask(port, "twins")
+    yield "  again", ask(port, "twins")
+    spare.mood = "ok"
     engines["small"].mood = "fail"
     yield "short prompt, its engine fails", ask(port, "auto", SHORT)
     engines["small"].mood = "ok"
@@ -239,16 +254,18 @@ def main() -> int:
     parser.add_argument("--no-hook", dest="hook", action="store_false", help="leave out llm_gateway.py")
     given = parser.parse_args()
     engines = {"small": Engine(), "large": Engine()}
-    pair, hole = Engine(), BlackHole()
+    pair, spare, hole = Engine(), Engine(), BlackHole()
     endpoints = [
         endpoint("small", engines["small"].server_port, 8192),
         endpoint("large", engines["large"].server_port, 32768),
         endpoint("pair", hole.server_port, 8192),
         endpoint("pair", pair.server_port, 8192),
         endpoint("hole", hole.server_port, 8192),
+        endpoint("twins", spare.server_port, 8192),
+        endpoint("twins", pair.server_port, 8192),
     ]
     with litellm(configuration(endpoints, given), given) as port:
-        for name, saw in measure(port, engines):
+        for name, saw in measure(port, engines, spare):
             print(f"{name:<58}{saw.seconds:>7.2f} s  {saw.what}", flush=True)
     return 0
 
