@@ -22,9 +22,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     Groups,
     HostVariables,
     Variables,
-    deployments,
     model_files,
     models_max,
+    parts,
 )
 
 # Each of LiteLLM's two processes keeps 340 MiB resident with a small model list, and Nginx and the system want their part.
@@ -37,8 +37,8 @@ def host_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups
     Returns ``engines`` (name, method, backend), ``gpus`` (indices), ``disk`` (path, bytes), ``ports`` (port, unit) and ``ram`` (bytes).
     """
     variables = hostvars[host]
-    served = deployments(catalogue, host, variables) if host in groups.get(SERVERS, []) else []
-    ports = {deployment.port: f"llm-{deployment.service}" for deployment in served}
+    served = parts(catalogue, hostvars, groups, host) if host in groups.get(SERVERS, []) else []
+    ports = {port: f"llm-{deployment.service}" for deployment in served for port in _ports(deployment)}
     if host in groups.get(GATEWAYS, []):
         ports |= {_port(variables, "nginx_port", 443): "llm-nginx", _port(variables, "litellm_port", 4000): "llm-litellm"}
         if variables.get("litellm_standby", True):
@@ -59,7 +59,7 @@ def vram_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups
     """
     variables = hostvars[host]
     # The options as the user wrote them: what an earlier plan decided is no input of this one.
-    served = deployments(catalogue, host, variables, decided=False) if host in groups.get(SERVERS, []) else []
+    served = parts(catalogue, hostvars, groups, host, decided=False) if host in groups.get(SERVERS, []) else []
     gateway = [{"name": "gateway", "memory": GATEWAY_RAM // 2**20}] if host in groups.get(GATEWAYS, []) else []
     return {
         "deployments": [
@@ -79,6 +79,13 @@ def vram_wants(catalogue: HostVariables, hostvars: HostVariables, groups: Groups
     }
 
 
+def _ports(deployment: Deployment) -> list[int]:
+    """Where it listens as a server, and where its other hosts find it."""
+    if not deployment.is_endpoint:
+        return []
+    return [deployment.port, *((deployment.span.port, deployment.span.port + 1) if deployment.span else ())]
+
+
 def _described(deployment: Deployment) -> list[str]:
     """The files that tell the shape of a model: its weights, and its projector."""
     files = [file["path"] for file in model_files(deployment.options)]
@@ -87,7 +94,8 @@ def _described(deployment: Deployment) -> list[str]:
 
 def _engine(name: str, variables: Variables) -> dict[str, str]:
     """How the host's own variables install an engine; what they do not say is the engine's usual way."""
-    return {"name": name, "method": variables.get(f"{name}_method", ""), "backend": variables.get(f"{name}_backend", "auto")}
+    contained = variables.get(f"{name}_deployment", variables.get("llm_deployment", "native")) == "container"
+    return {"name": name, "method": "container" if contained else variables.get(f"{name}_method", ""), "backend": variables.get(f"{name}_backend", "auto")}
 
 
 def _disk(served: Sequence[Deployment], variables: Variables) -> list[dict[str, t.Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._routes import route_errors
+from ansible_collections.baremetal.llm.plugins.module_utils._span_errors import part_errors, span_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     ENGINES,
     GATEWAYS,
@@ -27,7 +28,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
 )
 
 CATALOGUE_KEYS = frozenset({"source", "revision", "files", "sha256", "engine"})
-PLACEMENT_KEYS = frozenset({"model", "gpus", "port"})
+PLACEMENT_KEYS = frozenset({"model", "gpus", "hosts", "port"})
 VRAM_POLICIES = ("enforce", "warn")
 MINIMAL_KEY_LENGTH = 32
 KNOWN_KEYS = frozenset({"sk-1234", "sk-local-prod"})
@@ -45,7 +46,7 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
     for host in groups.get(SERVERS, []):
         serve = hostvars[host].get("llm_serve") or []
         placed += len(serve)
-        found += _placement_errors(catalogue, broken, host, serve)
+        found += _placement_errors(catalogue, broken, hostvars, groups, host)
         found += _port_errors(catalogue, hostvars, groups, host, serve)
         if not isinstance(drain := hostvars[host].get("llm_drain", False), bool):
             found.append(f"llm_drain of {host} is {drain!r}: it must be true or false.")
@@ -57,6 +58,8 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
         found.append("No host of inference_servers has an llm_serve: place at least one model of llm_models on one of them.")
     for host in groups.get(GATEWAYS, []):
         found += _gateway_errors(host, hostvars[host])
+    if not found:
+        found += part_errors(catalogue, hostvars, groups)
     if not found:  # what follows derives from an inventory that makes sense
         for host in groups.get(GATEWAYS, []):
             found += route_errors(hostvars[host].get("llm_routes") or {}, endpoints(catalogue, hostvars, groups, host), planned=False)
@@ -106,7 +109,10 @@ def _file_errors(where: str, entry: Variables, engine: Engine | None) -> Iterato
         yield f"{where} has no {' or '.join(engine.suffixes)} file, which is what engine {engine.name} serves: name one in files."
 
 
-def _placement_errors(catalogue: HostVariables, broken: t.Container[str], host: str, serve: t.Any) -> Iterator[str]:
+def _placement_errors(
+    catalogue: HostVariables, broken: t.Container[str], hostvars: HostVariables, groups: Groups, host: str
+) -> Iterator[str]:
+    serve = hostvars[host].get("llm_serve") or []
     if not isinstance(serve, list) or not all(isinstance(placed, Mapping) for placed in serve):
         yield f"llm_serve of {host} is {serve!r}: it must be a list of mappings, such as [{{model: chat, gpus: [0]}}]."
         return
@@ -127,6 +133,9 @@ def _placement_errors(catalogue: HostVariables, broken: t.Container[str], host: 
         gpus = placed.get("gpus", [])
         if not isinstance(gpus, list) or not all(_whole(gpu) and gpu >= 0 for gpu in gpus) or len(set(gpus)) != len(gpus):
             yield f"{where} has gpus {gpus!r}: it must be a list of different GPU numbers, such as [0, 1]."
+            continue
+        if "hosts" in placed and (wrong := list(span_errors(entry, placed, hostvars, groups, host))):
+            yield from wrong
             continue
         try:
             engine.render(entry, placed, "/", {})

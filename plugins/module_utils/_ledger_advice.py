@@ -90,9 +90,10 @@ def _too_little_cache(book: Book, number: int, replan: Replan) -> Refusal:
     options, model = running.wish.demand.options, running.wish.demand.model
     said = next(word for word in ("kv_cache_memory", "gpu_memory_utilization") if word != "kv_cache_memory" or running.wish.utilization is None)
     tokens, place = running.wish.ladder[running.rung][0], running.places[0]
+    each = " on each GPU" if running.gpus else ""
     message = (
-        f"{book.machine.host}: {model} has {said}: {options.get(said)}, which is {counted(mib(running.lacking))} MiB too little{' on each GPU' if running.gpus else ''} "
-        f"for the cache of one request of {tokens} tokens"
+        f"{book.machine.host}: {model} has {said}: {options.get(said)}, which is {counted(mib(running.lacking))} MiB too little{each} for the cache "
+        f"of one request of {tokens} tokens"
     )
     changes = []
     for proposal in sorted(proposals(book, place), key=lambda proposal: proposal.loss):

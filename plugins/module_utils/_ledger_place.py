@@ -15,7 +15,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._ledger_wish import 
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger_words import RAM, VLLM
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_fit import Room, fewest_cpu_moe, most_gpu_layers
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_llama import LlamaSettings
-from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import tensor_parallel_reason
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings, tensor_parallel_reason
 
 # Experts that are ours to move make room for conversations of this length, two at once: the speed that a few more on a GPU would give is small.
 COMFORTABLE = (16384, 2)  # tokens, requests
@@ -119,18 +119,23 @@ def _tensor_parallel(book: Book, number: int, wish: Wish) -> Iterator[Gpus]:
     where = f"{book.machine.host}: the model {wish.demand.model} has tensor_parallel: {wanted}"
     if wanted and wanted > len(allowed):
         raise InputError(f"{where}, but only {len(allowed)} GPUs to run on ({', '.join(map(str, allowed))}): lower it, or name more GPUs.")
-    if wanted and (reason := tensor_parallel_reason(wish.shape, wanted)):
+    if wanted and (reason := tensor_parallel_reason(wish.shape, _degree(wish, wanted))):
         raise InputError(f"{where}, but {reason}.")
     if wanted in (None, 1):
         yield _roomiest(book, number, wish, allowed, 1)
     for degree in [wanted] if wanted else range(2, len(allowed) + 1):
-        if degree == 1 or tensor_parallel_reason(wish.shape, degree):
+        if degree == 1 or tensor_parallel_reason(wish.shape, _degree(wish, degree)):
             continue
         sets = [tuple(index for index in able if index in allowed) for able in book.machine.tensor_parallel]
         found = [_roomiest(book, number, wish, able, degree) for able in sets if len(able) >= degree]
         if not found and wanted:
             found = [_roomiest(book, number, wish, allowed, degree)]
         yield from sorted(found, key=lambda gpus: -min(_rooms(book, number, wish, gpus)))
+
+
+def _degree(wish: Wish, gpus: int) -> int:
+    """Parts of each layer with so many GPUs on this host."""
+    return replace(t.cast(VllmSettings, wish.settings), tensor_parallel=gpus).degree
 
 
 def _roomiest(book: Book, number: int, wish: Wish, gpus: Gpus, size: int) -> Gpus:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import typing as t
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger_wish import Options, Wish, beyond_training, ladder
 from ansible_collections.baremetal.llm.plugins.module_utils._ledger_words import Demand, Device, Machine
+from ansible_collections.baremetal.llm.plugins.module_utils._vllm import PLUGINS
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import GIB
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import VllmSettings
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_stage import largest_stage
 
 MOST_REQUESTS = 256  # vLLM's default on most boards (--max-num-seqs)
 MOST_REQUESTS_CPU = 128  # and without one, with 2048 tokens in a step; both times the workers (engine/arg_utils.py, get_batch_defaults)
@@ -29,12 +31,15 @@ _EXTRA = {
     "block_size": "block-size",
     "dtype": "dtype",
     "quantization": "quantization",
+    "prefix_caching": "enable-prefix-caching",
+    "cpu_offload": "cpu-offload-gb",
 }
 _WORDS = {name: word for word, name in _EXTRA.items()}
 # What has no word in the catalogue keeps vLLM's own name.
-_FLAGS = ("enable-prefix-caching", "no-enable-prefix-caching", "async-scheduling", "no-async-scheduling", "disable-hybrid-kv-cache-manager")
-_WORDS |= {name: name for name in (*_FLAGS, "mamba-cache-dtype", "mamba-ssm-cache-dtype", "cpu-offload-gb")}
-# Those change memory in ways that the estimate does not follow; by the beginning of their name.
+_FLAGS = ("no-enable-prefix-caching", "async-scheduling", "no-async-scheduling", "disable-hybrid-kv-cache-manager")
+_WORDS |= {name: name for name in (*_FLAGS, "mamba-cache-dtype", "mamba-ssm-cache-dtype")}
+# Those change memory in ways that the estimate does not follow; options of vLLM by the beginning of their name.
+_WORDS_NOT_COUNTED = ("kv_offload", "lora_rank", "loras", "speculative")
 _NOT_COUNTED = (
     "pipeline-parallel", "data-parallel", "decode-context-parallel", "prefill-context-parallel", "enable-expert-parallel", "speculative",
     "enable-lora", "max-lora", "kv-offloading", "kv-transfer", "hf-overrides", "limit-mm-per-prompt", "num-gpu-blocks-override", "compilation-config",
@@ -49,8 +54,11 @@ def vllm_wish(demand: Demand, machine: Machine) -> Wish:
     words, unknown = _merged(demand.options)
     options = Options(machine.host, demand.model, words)
     gpus = options.gpus(known, f"{'GPU' if len(known) == 1 else 'GPUs'} {', '.join(map(str, known))}" if known else "no GPU")
+    stages, copies, hosts, tensor_parallel = _spread(options)
+    # Everything but the split itself is planned for the largest stage.
+    demand = replace(demand, shape=largest_stage(demand.shape, stages))
     if cpu:
-        _refuse_without_gpu(options)
+        _refuse_without_gpu(options, tensor_parallel)
         gpus = ()
     elif gpus == ():
         raise options.error("gpus", "auto, or at least one GPU: the vLLM that is installed on a host with GPUs needs one")
@@ -75,16 +83,21 @@ def vllm_wish(demand: Demand, machine: Machine) -> Wish:
         enforce_eager=options.flag("enforce_eager", False),
         quantization=str(options.get("quantization", "")),
         kv_cache_bytes=cache_memory,
-        prefix_caching=options.flag("enable-prefix-caching", True) and not options.flag("no-enable-prefix-caching", False),
+        prefix_caching=options.flag("prefix_caching", True) and not options.flag("no-enable-prefix-caching", False),
         async_scheduling=not cpu and options.flag("async-scheduling", True) and not options.flag("no-async-scheduling", False),
         hybrid_cache=not options.flag("disable-hybrid-kv-cache-manager", False),
         mamba_cache_dtype=str(options.get("mamba-cache-dtype", "auto")),
         mamba_ssm_cache_dtype=str(options.get("mamba-ssm-cache-dtype", "auto")),
-        cpu_offload_bytes=int(options.number("cpu-offload-gb") * GIB),
+        cpu_offload_bytes=int(options.number("cpu_offload") * GIB),
+        tensor_parallel=tensor_parallel if tensor_parallel and stages * copies > 1 else 1,
+        stages=stages,
+        copies=copies,
+        hosts=hosts,
         cpu=cpu,
     )
     warnings = (
         *beyond_training(demand, context, "hf-overrides" in _extra(demand.options), _stretch),
+        *(f"{demand.model}: {name} changes the memory that it needs and is not counted" for name in _WORDS_NOT_COUNTED if options.given(name)),
         *(f"{demand.model}: extra: {name} changes the memory that it needs and is not counted" for name in unknown),
     )
     return Wish(
@@ -93,7 +106,7 @@ def vllm_wish(demand: Demand, machine: Machine) -> Wish:
         frozenset(free),
         rungs,
         gpus,
-        tensor_parallel=options.whole("tensor_parallel", 1),
+        tensor_parallel=tensor_parallel,
         utilization=utilization if cache_memory is None else None,
         most_parallel=requests,
         warnings=warnings,
@@ -123,7 +136,7 @@ def vllm_options(settings: VllmSettings, gpus: tuple[int, ...], wish: Wish, shar
         "parallel": settings.max_num_seqs,
         "kv_cache": settings.kv_cache_dtype,
         "gpus": list(gpus),
-        "tensor_parallel": settings.tensor_parallel,
+        "tensor_parallel": settings.degree,
         "max_batched_tokens": settings.max_num_batched_tokens,
     }
     if wish.utilization is None:
@@ -150,10 +163,31 @@ def batched_tokens(gpus: Sequence[Device]) -> int:
     return 8192 if smallest.total >= 70 * GIB and "A100" not in smallest.name else 2048
 
 
-def _refuse_without_gpu(options: Options) -> None:
+def _spread(options: Options) -> tuple[int, int, int, int | None]:
+    """Stages, copies, hosts, and of all their parts those on this host; None: we choose.
+
+    Of a model that is divided into stages or over hosts, ``tensor_parallel`` is told (``_topology.parts``).
+    """
+    stages, copies = (options.whole(f"{way}_parallel", 1) or 1 for way in ("pipeline", "data"))
+    hosts, tensor_parallel = 1 + len(options.get("hosts", ())), options.whole("tensor_parallel", 1)
+    if stages == copies == hosts == 1:
+        return 1, 1, 1, tensor_parallel
+    parts = (tensor_parallel or 1) * stages * copies
+    if parts % hosts:
+        raise options.error("pipeline_parallel", f"a number that makes as many parts on each of {hosts} hosts")
+    return stages, copies, hosts, parts // hosts
+
+
+def _refuse_without_gpu(options: Options, parts: int | None) -> None:
     """What only means something with GPUs."""
-    if (options.whole("tensor_parallel", 1) or 1) > 1:
-        raise options.error("tensor_parallel", "1 or nothing, because the host has no GPU")
+    if (parts or 1) > 1:
+        word = next(word for word in ("tensor_parallel", "pipeline_parallel", "data_parallel") if (options.whole(word, 1) or 1) > 1)
+        raise options.error(word, "1 or nothing, because the host has no GPU")
+    if (options.whole("pipeline_parallel", 1) or 1) > 1 and options.flag("enforce_eager", False):
+        raise options.error("enforce_eager", "false, because the host has no GPU, where vLLM compiles or has no pipeline_parallel")
+    plugin = PLUGINS.get(str(options.get("quantization")))
+    if plugin:
+        raise options.error("quantization", f"nothing that needs the plugin {plugin}, which only vLLM for GPUs has, because the host has no GPU")
     if options.given("gpu_memory_utilization"):
         raise options.error("gpu_memory_utilization", "nothing, because the host has no GPU; write kv_cache_memory, such as 4GiB")
 

@@ -13,7 +13,7 @@ import re
 import socket
 import tempfile
 import typing as t
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._diff import Differe
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, Runner
 
+Ports = tuple[int, int]  # the first and the last
 Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 NFT = Path("/usr/sbin/nft")
@@ -52,9 +53,12 @@ class NftablesError(LLMError):
 
 @dataclass(frozen=True)
 class Rule:
-    """``ports`` are closed to everybody but ``sources``: addresses, networks, or names, which this host looks up. Rules for the same port add up."""
+    """``ports`` are closed to everybody but ``sources``: addresses, networks, or names, which this host looks up. Rules for the same port add up.
 
-    ports: tuple[int, ...]
+    A range such as ``32768-60999`` is like one more port; a port in it that has a rule goes by that rule alone.
+    """
+
+    ports: tuple[int | str, ...]
     sources: tuple[str, ...]
 
 
@@ -112,13 +116,9 @@ def absent(run: Runner, check: bool) -> Outcome:
 
 
 def render(rules: Sequence[Rule]) -> str:
-    """The file for ``nft --file``. Ports with the same sources share a line."""
-    groups: dict[tuple[Network, ...], list[int]] = {}
-    for port, sources in sorted(_by_port(rules).items()):
-        groups.setdefault(sources, []).append(port)
+    """The file for ``nft --file``. Ports with the same sources share a line, and ranges come last."""
     lines = []
-    for sources, ports in groups.items():
-        target = f"tcp dport {_set(map(str, ports))}"
+    for sources, target in _targets(_by_port(rules)):
         for family, version in (("ip", 4), ("ip6", 6)):
             if mine := [_short(network) for network in sources if network.version == version]:
                 lines.append(f"        {target} {family} saddr {_set(mine)} accept\n")
@@ -126,18 +126,36 @@ def render(rules: Sequence[Rule]) -> str:
     return f"{_HEAD}{''.join(lines)}    }}\n}}\n"
 
 
-def _by_port(rules: Sequence[Rule]) -> dict[int, tuple[Network, ...]]:
-    found: dict[int, list[Network]] = {}
+def _targets(ports: dict[Ports, tuple[Network, ...]]) -> Iterator[tuple[tuple[Network, ...], str]]:
+    groups: dict[tuple[Network, ...], list[str]] = {}
+    for (first, last), sources in sorted(ports.items()):
+        if first == last:
+            groups.setdefault(sources, []).append(str(first))
+    for sources, single in groups.items():
+        yield sources, f"tcp dport {_set(single)}"
+    for (first, last), sources in sorted(ports.items()):
+        if first != last:
+            yield sources, f"tcp dport {first}-{last}"
+
+
+def _by_port(rules: Sequence[Rule]) -> dict[Ports, tuple[Network, ...]]:
+    found: dict[Ports, list[Network]] = {}
     for number, rule in enumerate(rules):
         where = f"rules[{number}]"
         sources = [network for source in rule.sources for network in _networks(where, source)]
         for port in rule.ports:
-            if not 1 <= port <= 65535:
-                raise InputError(f"{where}: {port} is no TCP port: it must be a number from 1 to 65535.")
-            if port == SSH:
-                raise InputError(f"{where}: port {SSH} is how this host is reached and is not ours to guard: take it out.")
-            found.setdefault(port, []).extend(sources)
-    return {port: _collapsed(sources) for port, sources in found.items()}
+            found.setdefault(_ports(where, port), []).extend(sources)
+    return {ports: _collapsed(sources) for ports, sources in found.items()}
+
+
+def _ports(where: str, port: int | str) -> Ports:
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", str(port))
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last <= 65535:
+        raise InputError(f"{where}: {port} is no TCP port: it must be a number from 1 to 65535, or a range of them such as 32768-60999.")
+    if first <= SSH <= last:
+        raise InputError(f"{where}: port {SSH} is how this host is reached and is not ours to guard: take it out.")
+    return first, last
 
 
 def _networks(where: str, source: str) -> list[Network]:

@@ -58,8 +58,8 @@ def _with_uv(app: PythonApp, requirements: Path) -> list[list[str]]:
         [app.uv, "venv", *common, "--python", app.python, str(app.target)],
         [
             *[app.uv, "pip", "install", *common, *index, "--python", str(app.target / "bin" / "python")],
-            # only wheels: nothing is compiled, no code runs during the installation
-            *["--require-hashes", "--only-binary", ":all:", "--compile-bytecode", "--link-mode", "copy"],
+            # Only wheels: nothing is compiled, no code runs during the installation. The list is complete and has the last word.
+            *["--require-hashes", "--no-deps", "--only-binary", ":all:", "--compile-bytecode", "--link-mode", "copy"],
             *["--requirements", str(requirements)],
         ],
     ]

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._llama import ENGINE_OPTIONS, FILES, preset_options
 from ansible_collections.baremetal.llm.plugins.module_utils._model_store import STATE_FILE
-from ansible_collections.baremetal.llm.plugins.module_utils._vllm import VLLM_OPTIONS, vllm_gpus, vllm_options
+from ansible_collections.baremetal.llm.plugins.module_utils._vllm import VLLM_OPTIONS, spread, vllm_gpus, vllm_options
 
 Variables = Mapping[str, t.Any]
 HostVariables = Mapping[str, Variables]
@@ -29,6 +29,12 @@ MODEL_ROOT = "/var/lib/llm/models"
 # Under this name playbooks/tasks/plan.yml keeps the answer of module vram_plan with each host.
 PLAN = "__llm_vram"
 SEEN = ("nvml", "ram")
+# Of a server over several hosts: where its hosts find each other, where else its processes may listen (the kernel's own range, which
+# net.ipv4.ip_local_port_range changes), and what its hosts must agree on.
+PART = "-part"  # what follows the name of the service where it is not the head
+MASTER_PORT = 29500
+NODE_PORTS = "32768-60999"
+LEAST = ("context", "parallel", "max_batched_tokens", "kv_cache_memory", "gpu_memory_utilization")
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - behind a key, and only where no address of the host is known
 
@@ -54,8 +60,17 @@ ENGINES = {
 }
 
 
+class Span(t.NamedTuple):
+    """The hosts of one server that is larger than a machine; the first is the head, which alone answers requests."""
+
+    hosts: tuple[str, ...]
+    addresses: tuple[str, ...]
+    rank: int  # of this host among them
+    port: int  # of the head, at which the hosts find each other; the next one is theirs too
+
+
 class Deployment(t.NamedTuple):
-    """One model on one host."""
+    """One model on one host, or the part of it there."""
 
     host: str
     model: str
@@ -65,6 +80,11 @@ class Deployment(t.NamedTuple):
     entry: Variables  # of the catalogue
     placed: Variables  # of llm_serve
     planned: Variables  # what the ledger decided; empty as long as there is no plan
+    span: Span | None = None  # None: the host is enough for it
+
+    @property
+    def is_endpoint(self) -> bool:
+        return self.span is None or self.span.rank == 0
 
     @property
     def options(self) -> dict[str, t.Any]:
@@ -77,8 +97,10 @@ def host_plan(
     """What a host has to have: the models in its store, the engines that serve them, and who may reach those.
 
     Every entry of ``engines`` has ``engine``, ``service``, ``bind`` and ``port``, and beside these what its task file in playbooks/tasks takes.
+    ``parts`` are such entries too: of servers that begin on other hosts, and wait for these parts.
     """
-    served = deployments(catalogue, host, hostvars[host])
+    served = parts(catalogue, hostvars, groups, host)
+    _all_are_planned(served, hostvars, host)
     limits = models_max(served, hostvars[host])
     bind = bind_address(hostvars, groups, host)
     engines: dict[str, dict[str, t.Any]] = {}
@@ -94,8 +116,12 @@ def host_plan(
     names = dict.fromkeys(deployment.model for deployment in served)
     return {
         "models": [store_item(name, served) for name in names],
-        "engines": [{**engine, "alone": alone} for engine in engines.values()],
-        "firewall": guarded(hostvars, groups, host, sorted({engine["port"] for engine in engines.values()})),
+        "parts": [{**engine, "alone": alone} for engine in engines.values() if engine.get("node_rank")],
+        "engines": [{**engine, "alone": alone} for engine in engines.values() if not engine.get("node_rank")],
+        "firewall": [
+            *guarded(hostvars, groups, host, sorted({deployment.port for deployment in served if deployment.is_endpoint})),
+            *among_nodes(served, host, hostvars[host]),
+        ],
     }
 
 
@@ -111,6 +137,25 @@ def guarded(hostvars: HostVariables, groups: Groups, host: str, ports: Sequence[
     return [{"ports": list(ports), "sources": sorted(sources)}]
 
 
+def _all_are_planned(served: Sequence[Deployment], hostvars: HostVariables, host: str) -> None:
+    """A run with ``--limit`` knows nothing of what the other hosts of a server decided, and would give this one other options."""
+    for deployment in served:
+        others = [one for one in (deployment.span.hosts if deployment.span else ()) if not hostvars[one].get(PLAN)]
+        if others and hostvars[host].get(PLAN):
+            raise InputError(f"{deployment.model} runs on {host} and {', '.join(others)} together: run the playbook for all of them.")
+
+
+def among_nodes(served: Sequence[Deployment], host: str, variables: Variables) -> list[dict[str, t.Any]]:
+    """The hosts of one server reach each other, and nobody else does: Gloo, NCCL and vLLM's queues ask for no key.
+
+    They listen where the kernel gives them a port.
+    """
+    spans = [deployment.span for deployment in served if deployment.span]
+    own = [port for span in spans if span.rank == 0 for port in (span.port, span.port + 1)]
+    others = sorted({address for span in spans for name, address in zip(span.hosts, span.addresses) if name != host})
+    return [{"ports": [*own, variables.get("llm_node_ports", NODE_PORTS)], "sources": others}] if spans else []
+
+
 def endpoints(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, gateway: str) -> list[dict[str, t.Any]]:
     """Every deployment of every inference server, at the address under which ``gateway`` reaches it."""
     return [
@@ -122,9 +167,11 @@ def endpoints(catalogue: HostVariables, hostvars: HostVariables, groups: Groups,
             "mode": _mode(deployment.options),
             "url": f"http://{_in_url(address_seen_from(gateway, hostvars, groups, host))}:{deployment.port}",
             "max_input_tokens": _tokens(deployment.options.get("context")),
+            "heard": PLAN in hostvars[host],  # whether the host has answered in this run
         }
         for host in groups.get(SERVERS, [])
-        for deployment in deployments(catalogue, host, hostvars[host])
+        for deployment in parts(catalogue, hostvars, groups, host)
+        if deployment.is_endpoint
     ]
 
 
@@ -134,7 +181,7 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
         {
             "model_name": endpoint["model"],
             "litellm_params": {
-                "model": f"openai/{endpoint['model']}",
+                "model": f"{_provider(endpoint)}/{endpoint['model']}",
                 "api_base": f"{endpoint['url']}/v1",
                 "litellm_credential_name": credential,
             },
@@ -146,6 +193,50 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
         }
         for endpoint in found
     ]
+
+
+def parts(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, host: str, decided: bool = True) -> list[Deployment]:
+    """What runs on a host: its parts of servers that begin on others, and what ``llm_serve`` places on it."""
+    found = []
+    for head in [*(other for other in groups.get(SERVERS, []) if other != host), host]:
+        port = MASTER_PORT
+        for deployment in deployments(catalogue, head, hostvars[head], decided):
+            hosts = (head, *(deployment.placed.get("hosts") or ()))
+            if len(hosts) == 1:
+                found += [deployment] if head == host else []
+                continue
+            if host in hosts:
+                addresses = tuple(host_address(hostvars[one], one) for one in hosts)
+                part = _part(deployment, Span(hosts, addresses, hosts.index(host), port))
+                found.append(part._replace(planned=_agreed(part, hostvars)) if decided else part)
+            port += 2
+    return found
+
+
+def _part(deployment: Deployment, span: Span) -> Deployment:
+    """The part of a deployment on one of its hosts. All parts have the same options."""
+    options = {**deployment.entry, **deployment.placed}
+    return deployment._replace(
+        host=span.hosts[span.rank],
+        service=_service_of(deployment.service, span.rank),
+        placed={**spread(options, len(span.hosts)), **deployment.placed},
+        span=span,
+    )
+
+
+def _agreed(part: Deployment, hostvars: HostVariables) -> Variables:
+    """What the ledgers of all hosts of one server decided: the GPUs of each are its own, of the figures the least counts."""
+    span = t.cast(Span, part.span)
+    service = part.service.removesuffix(PART)
+    plans = [_planned(hostvars[host]).get((_service_of(service, rank), part.model)) for rank, host in enumerate(span.hosts)]
+    if not all(plans):
+        return {}
+    known = t.cast("list[Variables]", plans)
+    return {**known[span.rank], **{word: min(plan[word] for plan in known) for word in LEAST if all(word in plan for plan in known)}}
+
+
+def _service_of(service: str, rank: int) -> str:
+    return f"{service}{PART}" if rank else service
 
 
 def deployments(catalogue: HostVariables, host: str, variables: Variables, decided: bool = True) -> list[Deployment]:
@@ -205,6 +296,9 @@ def server(deployment: Deployment, root: str = MODEL_ROOT) -> dict[str, t.Any]:
         "inputs": [posixpath.join(directory, STATE_FILE)],
         "config": deployment.engine.render(*layers, directory, deployment.planned),
         "gpus": vllm_gpus(*layers, deployment.planned) or [],
+        "nodes": list(deployment.span.addresses) if deployment.span else [],
+        "node_rank": deployment.span.rank if deployment.span else 0,
+        "master_port": deployment.span.port if deployment.span else MASTER_PORT,
     }
 
 
@@ -276,6 +370,11 @@ def parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
 
 def _in_url(address: str) -> str:
     return f"[{address}]" if ":" in address else address
+
+
+def _provider(endpoint: Variables) -> str:
+    """LiteLLM's word for an engine that speaks OpenAI's language, which has no word for reranking."""
+    return "hosted_vllm" if endpoint["mode"] == "rerank" else "openai"
 
 
 def _mode(options: Variables) -> str:

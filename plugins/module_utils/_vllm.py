@@ -21,19 +21,24 @@ KV_TYPES = (
     *("int8_per_token_head", "fp8_per_token_head", "int4_per_token_head"),
     *("turboquant_3bit_nc", "turboquant_4bit_nc", "turboquant_k3v4_nc", "turboquant_k8v4", "ultraquant_4bit"),
 )
+# Kinds of quantization that live outside of vLLM: its parser takes their names, and loading the model fails without them.
+PLUGINS = {"bitsandbytes": "vllm-bnb-plugin", "gguf": "vllm-gguf-plugin"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 # Entries of the catalogue and of a deployment that say where a model is and where it goes, not how the engine runs it.
-PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "port"})
+PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "hosts", "port"})
 
 # Keys that the role sets itself, or that would put a secret where it does not belong.
-RESERVED = frozenset({"api-key", "config", "hf-token", "host", "model", "port", "served-model-name", "shutdown-timeout", "uds"})
+RESERVED = frozenset(
+    {"api-key", "config", "hf-token", "host", "model", "port", "served-model-name", "shutdown-timeout", "uds"}
+    | {"headless", "master-addr", "master-port", "nnodes", "node-rank"}
+)
 
 # Older releases and their guides have these; the nearest name by spelling would be the wrong one.
 REMOVED = {
     "calculate-kv-scales": "scales come from the model's files; leave it out",
     "cuda-graph-sizes": "write cudagraph-capture-sizes",
-    "device": "the installed build decides (vllm_variant); leave it out",
+    "device": "the installed build decides (vllm_backend); leave it out",
     "disable-frontend-multiprocessing": "the engine always has a process of its own; leave it out",
     "disable-log-requests": "requests are logged only with enable-log-requests; leave it out",
     "enable-reasoning": "reasoning_parser alone turns it on",
@@ -238,6 +243,17 @@ def vllm_gpus(model: Mapping[str, t.Any], deployment: Mapping[str, t.Any], plann
     gpus = {**_layer(model), **_layer(deployment), **_layer(planned or {})}.get("gpus", "auto")
     _render("gpus", gpu_list, gpus)
     return None if gpus == "auto" else list(gpus)
+
+
+def spread(options: Mapping[str, t.Any], hosts: int) -> dict[str, int]:
+    """How a model is divided over several hosts if nothing is said: each layer within a host, which is fast, and the layers over the hosts.
+
+    Hosts without GPUs have one part each, so they share every layer.
+    """
+    if any(options.get(f"{way}_parallel") not in (None, "auto") for way in ("tensor", "pipeline")):
+        return {}
+    gpus = options.get("gpus")
+    return {"tensor_parallel": len(gpus), "pipeline_parallel": hosts} if isinstance(gpus, list) and gpus else {"tensor_parallel": hosts}
 
 
 def removed(key: str) -> str:

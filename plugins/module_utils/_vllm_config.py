@@ -16,10 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
-from ansible_collections.baremetal.llm.plugins.module_utils._vllm import removed
+from ansible_collections.baremetal.llm.plugins.module_utils._vllm import PLUGINS, removed
 
-# Kinds of quantization that live outside of vLLM: its parser takes their names, and loading the model fails without them.
-PLUGINS = {"bitsandbytes": "vllm-bnb-plugin", "gguf": "vllm-gguf-plugin"}
 _SECRET_LINE = re.compile(r"^api-key: .*$", re.MULTILINE)
 ANSWER = "baremetal.llm: "  # begins the line that is the answer
 
@@ -119,7 +117,7 @@ def _quantization_errors(options: Mapping[str, t.Any], known: Known) -> list[str
         if plugin and options[key] not in known.plugins:
             return [
                 f"{key} is {options[key]}, which needs the plugin {plugin}, and that is not installed beside this vLLM: its CUDA variant "
-                "(vllm_variant: cuda) brings it; on a CPU choose a model without quantization"
+                "(vllm_backend: cuda) brings it; on a CPU choose a model without quantization"
             ]
     if method is None or method in known.quantization | known.plugins:
         return []

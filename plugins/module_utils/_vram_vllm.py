@@ -115,9 +115,9 @@ def _refuse(shape: ModelShape, settings: VllmSettings) -> None:
     name = shape.name or "the model"
     if shape.format == GGUF:
         raise InputError(f"vLLM: {name} is a GGUF file, which vLLM 0.32 reads only with a plugin. Use the safetensors of the model, or llama.cpp.")
-    reason = tensor_parallel_reason(shape, settings.tensor_parallel)
+    reason = tensor_parallel_reason(shape, settings.degree)
     if reason:
-        raise InputError(f"vLLM: tensor_parallel is {settings.tensor_parallel}, but {reason} ({name}). Choose another number of GPUs.")
+        raise InputError(f"vLLM: tensor_parallel is {settings.degree}, but {reason} ({name}). Choose another number of GPUs.")
 
 
 def _whole_blocks(blocks: Pool, settings: VllmSettings) -> int:
@@ -131,7 +131,7 @@ def _whole_blocks(blocks: Pool, settings: VllmSettings) -> int:
 
 def _notes(shape: ModelShape, settings: VllmSettings) -> tuple[str, ...]:
     notes = [_CPU_NOTE if settings.cpu else _WORK_NOTE]
-    if settings.tensor_parallel > 1:
+    if settings.tensor_parallel * settings.hosts > 1 and not settings.cpu:
         notes.append(_NCCL_NOTE)
     if shape.projector:
         notes.append("the scratch of the encoder of images is an upper bound")

@@ -95,7 +95,7 @@ def _states(shape: ModelShape, settings: VllmSettings) -> int:
 
 def _attention(layer: Layer, block: int, shape: ModelShape, settings: VllmSettings) -> list[Pages]:
     """MLA is not divided by tensor parallelism; of other heads each GPU has its part, and at least one (ModelConfig.get_num_kv_heads)."""
-    heads = layer.kv_heads if shape.mla else max(1, layer.kv_heads // settings.tensor_parallel)
+    heads = layer.kv_heads if shape.mla else max(1, layer.kv_heads // settings.degree)
     token = heads * head_bytes(layer.key_length, layer.value_length, settings, shape.quantization.kv_cache == "fp8")
     found = [Pages(layer.attention, layer.window, block, 0, token * block, (heads, layer.key_length, layer.value_length))]
     if layer.index_key_length:  # FP8 with a float32 scale for 128 of them (deepseek_v2.py, Indexer)
@@ -110,7 +110,7 @@ def _state_bytes(state: RecurrentState, architecture: str, settings: VllmSetting
     model_executor/layers/mamba/mamba_utils.py: MambaStateShapeCalculator, MambaStateDtypeCalculator. Groups of Mamba 2 that tensor
     parallelism does not divide are repeated on every GPU.
     """
-    degree = settings.tensor_parallel
+    degree = settings.degree
     convolution = state.convolution
     if state.kind == "mamba2" and state.groups % degree:
         convolution += max(0, state.kernel - 1) * 2 * (degree - state.groups) * state.state

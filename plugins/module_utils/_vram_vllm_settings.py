@@ -27,7 +27,10 @@ class VllmSettings:
     max_model_len: int  # tokens of one sequence
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # GPUs of this host
+    stages: int = 1  # --pipeline-parallel-size; the shape is then that of one stage (_vram_vllm_stage)
+    copies: int = 1  # --data-parallel-size
+    hosts: int = 1  # that share the model, with as many GPUs each
     kv_cache_dtype: str = "auto"
     block_size: int = 16  # tokens; attention backends may want more (64 with FlashMLA), and hybrids get a multiple
     dtype: str = "auto"
@@ -44,11 +47,19 @@ class VllmSettings:
 
     def __post_init__(self) -> None:
         least = {"max_model_len": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "tensor_parallel": 1, "block_size": 1, "cpu_offload_bytes": 0}
+        if min(self.stages, self.copies, self.hosts) < 1 or self.tensor_parallel * self.hosts % (self.stages * self.copies):
+            text = f"{self.tensor_parallel} GPUs on each of {self.hosts} hosts cannot be divided into {self.stages} stages of {self.copies} copies"
+            raise InputError(f"vLLM: {text}: correct pipeline_parallel or data_parallel.")
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"vLLM: {name} is {getattr(self, name)}, it must be at least {low}.")
         if self.kv_cache_dtype not in _CACHE_TYPES:
             raise InputError(f"vLLM: kv_cache_dtype is {self.kv_cache_dtype!r}, of which the size is not known here. Known: {', '.join(_CACHE_TYPES)}.")
+
+    @property
+    def degree(self) -> int:
+        """Parts that each layer is divided into: vLLM's --tensor-parallel-size."""
+        return self.tensor_parallel * self.hosts // (self.stages * self.copies)
 
     @property
     def tokens_in_flight(self) -> int:

@@ -40,6 +40,7 @@ _SCALE = re.compile(r"(?:scales|scale|scale_inv|scale_2|global_scale|e_score_cor
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _ONLINE = {  # bytes of a weight with its scales, quantized while it is loaded
     **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "int8_per_channel_weight_only"), 1.0),
+    "bitsandbytes": 1 / 2 + 4 / 64,
     "fp8_per_block": 1 + 4 / 128**2,
     "mxfp8": 1 + 1 / 32,
     "nvfp4_per_token": 1 / 2 + 1 / 16,
@@ -58,7 +59,7 @@ class Weights(t.NamedTuple):
 
 
 def weights(shape: ModelShape, settings: VllmSettings) -> Weights:
-    return _weights(Same(shape), settings.tensor_parallel, model_bytes(settings), settings.quantization)
+    return _weights(Same(shape), settings.degree, model_bytes(settings), settings.quantization)
 
 
 @functools.lru_cache(maxsize=256)

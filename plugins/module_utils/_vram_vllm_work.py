@@ -42,13 +42,13 @@ def _in_layers(shape: ModelShape, settings: VllmSettings) -> int:
 def _attention(layer: Layer, settings: VllmSettings) -> float:
     """Elements for a token: queries, keys, values, and the output."""
     heads = layer.heads * (layer.key_length + (layer.value_length or layer.key_length))
-    return (heads + layer.kv_heads * (layer.key_length + layer.value_length)) / settings.tensor_parallel
+    return (heads + layer.kv_heads * (layer.key_length + layer.value_length)) / settings.degree
 
 
 def _feed_forward(layer: Layer, shape: ModelShape, settings: VllmSettings) -> float:
     """Elements for a token: gate and up together, and their product; of experts two workspaces (fused_moe/experts/triton_moe.py, workspace_shapes)."""
-    dense = 3 * layer.feed_forward / settings.tensor_parallel
-    expert = layer.expert_feed_forward / settings.tensor_parallel
+    dense = 3 * layer.feed_forward / settings.degree
+    expert = layer.expert_feed_forward / settings.degree
     width = shape.embedding_length
     routed = layer.experts_used * (max(expert, width) + max(2 * expert, width)) + width if layer.experts else 0
     return max(dense, routed)
@@ -57,7 +57,7 @@ def _feed_forward(layer: Layer, shape: ModelShape, settings: VllmSettings) -> fl
 def _recurrence(state: RecurrentState, settings: VllmSettings) -> float:
     """Elements for a token: its projections, and a float32 state for every chunk of tokens (mamba/ops/ssd_combined.py: 256; fla/ops: 64)."""
     chunk = 64 if state.kind in ("delta", "kda") else 256
-    return (4 * state.inner + 2 * state.recurrence / chunk) / settings.tensor_parallel
+    return (4 * state.inner + 2 * state.recurrence / chunk) / settings.degree
 
 
 def _at_the_end(shape: ModelShape, settings: VllmSettings) -> int:
@@ -81,7 +81,7 @@ def encoder_bytes(projector: Projector, settings: VllmSettings) -> int:
 
 def overhead_bytes(shape: ModelShape, settings: VllmSettings, groups: int) -> int:
     """Of the process on one GPU. ``groups`` are those of the cache."""
-    nccl = _NCCL if settings.tensor_parallel > 1 else 0
+    nccl = _NCCL if settings.tensor_parallel * settings.hosts > 1 else 0
     return _CONTEXT + _ALLOCATOR + nccl + _buffers(shape, settings, groups) + _graphs(shape, settings)
 
 

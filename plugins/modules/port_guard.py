@@ -32,9 +32,9 @@ options:
     default: []
     suboptions:
       ports:
-        description: The ports.
+        description: The ports, and ranges such as V(32768-60999), in which a port with a rule of its own goes by that alone.
         type: list
-        elements: int
+        elements: str
         required: true
       sources:
         description: IPv4 and IPv6 addresses, networks, and names that the host looks up at every run. Without any only the host itself reaches them.
@@ -71,7 +71,7 @@ def main() -> None:
                 "elements": "dict",
                 "default": [],
                 "options": {
-                    "ports": {"type": "list", "elements": "int", "required": True},
+                    "ports": {"type": "list", "elements": "str", "required": True},
                     "sources": {"type": "list", "elements": "str", "default": []},
                 },
             },

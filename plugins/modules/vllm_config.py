@@ -18,7 +18,7 @@ description:
 extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    details: If O(python) is not installed yet, check mode reports the change without the check.
+    details: If O(python) or O(image) is not there yet, check mode reports the change without the check.
   diff_mode:
     details: Of the key it says only that it changed.
 options:
@@ -27,9 +27,16 @@ options:
     type: path
     required: true
   python:
-    description: The interpreter of vLLM's virtual environment.
+    description: The interpreter of vLLM's virtual environment, or of O(image).
     type: path
     required: true
+  image:
+    description: A container image that holds vLLM, as the Docker engine of the host knows it.
+    type: str
+  gpu:
+    description: Whether the vLLM of O(image) needs GPUs to load.
+    type: bool
+    default: false
   options:
     description: The content of the file. Keys are long options of C(vllm serve) without dashes.
     type: dict
@@ -76,8 +83,10 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
+from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker, NoDocker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, compare, write
+from ansible_collections.baremetal.llm.plugins.module_utils._program import run_program
 from ansible_collections.baremetal.llm.plugins.module_utils._vllm import environment_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._vllm_config import (
     ANSWER,
@@ -97,6 +106,8 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "python": {"type": "path", "required": True},
+            "image": {"type": "str"},
+            "gpu": {"type": "bool", "default": False},
             "options": {"type": "dict", "required": True},
             "api_key": {"type": "str", "default": "", "no_log": True},
             "environment": {"type": "dict", "default": {}},
@@ -121,7 +132,7 @@ def main() -> None:
 
 
 def _spec(params: dict[str, t.Any]) -> FileSpec:
-    content = render_config(params["options"], environment_of(Path(params["python"])), params["api_key"])
+    content = render_config(params["options"], params["image"] or environment_of(Path(params["python"])), params["api_key"])
     return FileSpec(Path(params["path"]), content, mode=0o640, group=params["group"], secret=True)
 
 
@@ -133,13 +144,20 @@ def _compare(spec: FileSpec, difference: Difference) -> bool:
 
 
 def _check(module: AnsibleModule) -> bool:
-    python = module.params["python"]
-    if not Path(python).exists():
+    python, image = module.params["python"], module.params["image"]
+    if not (_has_image(image) if image else Path(python).exists()):
         if module.check_mode:
             return False  # the first run has not installed it yet
-        raise InputError(f"{python} is not installed, so the options cannot be checked. Install it first.")
+        raise InputError(f"{image or python} is not installed, so the options cannot be checked. Install it first.")
     _refuse(config_errors(module.params["options"], module.params["environment"], _ask(module, python)))
     return True
+
+
+def _has_image(image: str) -> bool:
+    try:
+        return Docker().image(image) is not None
+    except NoDocker:
+        return False
 
 
 def _ask(module: AnsibleModule, python: str) -> Known:
@@ -149,7 +167,12 @@ def _ask(module: AnsibleModule, python: str) -> Known:
         config.write_text(render_config(module.params["options"], ""), encoding="utf-8")
         directories = dict.fromkeys(("HOME", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "XDG_CACHE_HOME", "TMPDIR"), place)
         quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        status, out, err = module.run_command([python, "-c", PROBE, str(config), ANSWER], environ_update={**directories, **quiet}, cwd=os.sep)
+        command = [python, "-c", PROBE, str(config), ANSWER]
+        if module.params["image"]:
+            image, gpus = module.params["image"], module.params["gpu"]
+            status, out, err = run_program(Docker(), image, command, read=[place], environment=quiet, gpus=gpus)
+        else:
+            status, out, err = module.run_command(command, environ_update={**directories, **quiet}, cwd=os.sep)
     if status != 0:
         raise LLMError(f"{python} cannot load vLLM, so the options cannot be checked: {err.strip()[-1000:]}")
     return parse_answer(out)

@@ -49,7 +49,7 @@ options:
     type: int
     default: 1800
   unit:
-    description: The systemd unit that runs it.
+    description: The systemd unit that runs it, or the container.
     type: str
     required: true
 """
@@ -74,6 +74,7 @@ warmed:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import unit_state
 from ansible_collections.baremetal.llm.plugins.module_utils._vllm_ready import Server, complaints, is_warm, wait_until_healthy, warm_up
@@ -106,7 +107,12 @@ def main() -> None:
 
 
 def _restarts(module: AnsibleModule) -> int:
-    return int(unit_state(module.params["unit"], module.run_command, "NRestarts")["NRestarts"] or 0)
+    unit = module.params["unit"]
+    state = unit_state(unit, module.run_command, "NRestarts")
+    if state["LoadState"] != "not-found":
+        return int(state["NRestarts"] or 0)
+    found = Docker().inspect(unit)  # the other way to run it, under the same name
+    return int(found["RestartCount"]) if found else 0
 
 
 def _log(module: AnsibleModule) -> str:
