@@ -1,6 +1,6 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The few questions that we ask a Docker engine, over its socket and without a library."""
+"""The little that we ask of a Docker engine, over its socket and without a library."""
 
 from __future__ import annotations
 
@@ -53,6 +53,38 @@ class Docker:
         """What the engine knows of a container; ``None`` if it has gone."""
         return self._get(f"/containers/{container}/json", gone_is_none=True)
 
+    def image(self, reference: str) -> dict[str, t.Any] | None:
+        """What the engine knows of an image (``name@sha256:...`` or an id); ``None`` if it does not have it."""
+        return self._get(f"/images/{quote(reference, safe='/:@')}/json", gone_is_none=True)
+
+    def engine_version(self) -> str:
+        """Such as ``20.10.24+dfsg1``."""
+        return str(self._get("/version")["Version"])
+
+    def create(self, config: t.Mapping[str, t.Any]) -> str:
+        """A container that does not run yet; returns its id."""
+        return str(json.loads(self._act("POST", "/containers/create", (201,), config))["Id"])
+
+    def run_once(self, container: str, seconds: float) -> tuple[int, str, str]:
+        """Start a container, wait until it ends; its exit status and what it wrote to standard output and standard error."""
+        self._act("POST", f"/containers/{container}/start", (204, 304))
+        status = json.loads(self._act("POST", f"/containers/{container}/wait", (200,), seconds=seconds))["StatusCode"]
+        written = split_streams(self._act("GET", f"/containers/{container}/logs?stdout=1&stderr=1", (200,)))
+        return int(status), written[1], written[2]
+
+    def stop(self, container: str, seconds: float) -> None:
+        """Let it end what it is doing, for its own stop timeout; ``seconds`` are how long we wait for that."""
+        self._act("POST", f"/containers/{container}/stop", (204, 304, 404), seconds=seconds)
+
+    def remove(self, container: str) -> None:
+        """With its anonymous volumes; one that runs is killed."""
+        self._act("DELETE", f"/containers/{container}?force=1&v=1", (204, 404))
+
+    def remove_image(self, reference: str) -> bool:
+        """False if a container still uses it."""
+        wanted = (200, 404)
+        return self._ask(self._at(f"/images/{quote(reference, safe='/:@')}"), "DELETE")[0] in wanted
+
     def wait(self, seconds: float) -> None:
         """Return as soon as the engine answers."""
         deadline = time.monotonic() + seconds
@@ -66,19 +98,32 @@ class Docker:
                 time.sleep(0.2)
 
     def _get(self, path: str, gone_is_none: bool = False) -> t.Any:
-        # Engines refuse versions of the API that are too old or too new for them, and name their own in every answer.
-        self._version = self._version or self._ask("/_ping")[2]
-        status, body, _version = self._ask(f"/v{self._version}{path}" if self._version else path)
+        status, body, _version = self._ask(self._at(path))
         if status == 404 and gone_is_none:
             return None
         if status != 200:
-            raise DockerError(f"The Docker engine at {self._path} answers {status} to {path.partition('?')[0]}: {body.decode(errors='replace').strip()}")
+            raise self._refusal(status, path, body)
         return json.loads(body)
 
-    def _ask(self, path: str) -> tuple[int, bytes, str]:
-        connection = _Connection(self._path, _SECONDS)
+    def _act(self, method: str, path: str, wanted: t.Collection[int], content: t.Any = None, seconds: float = _SECONDS) -> bytes:
+        status, body, _version = self._ask(self._at(path), method, content, seconds)
+        if status not in wanted:
+            raise self._refusal(status, path, body)
+        return body
+
+    def _at(self, path: str) -> str:
+        # Engines refuse versions of the API that are too old or too new for them, and name their own in every answer.
+        self._version = self._version or self._ask("/_ping")[2]
+        return f"/v{self._version}{path}" if self._version else path
+
+    def _refusal(self, status: int, path: str, body: bytes) -> DockerError:
+        return DockerError(f"The Docker engine at {self._path} answers {status} to {path.partition('?')[0]}: {body.decode(errors='replace').strip()}")
+
+    def _ask(self, path: str, method: str = "GET", content: t.Any = None, seconds: float = _SECONDS) -> tuple[int, bytes, str]:
+        connection = _Connection(self._path, seconds)
+        body = None if content is None else json.dumps(content)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, {} if body is None else {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.headers.get("Api-Version", "")
         except (FileNotFoundError, ConnectionRefusedError):
@@ -89,3 +134,18 @@ class Docker:
             raise DockerError(f"The Docker engine at {self._path} does not answer: {exc}") from exc
         finally:
             connection.close()
+
+
+def split_streams(log: bytes) -> dict[int, str]:
+    """The text of each stream (1 standard output, 2 standard error) of a container's log: frames of a stream's number, three zeros, a length and bytes."""
+    streams: dict[int, list[bytes]] = {1: [], 2: []}
+    while len(log) >= 8:
+        end = 8 + int.from_bytes(log[4:8], "big")
+        streams.setdefault(log[0], []).append(log[8:end])
+        log = log[end:]
+    return {number: b"".join(parts).decode(errors="replace") for number, parts in streams.items()}
+
+
+def has_cdi(version: str) -> bool:
+    """Whether an engine hands GPUs out by CDI: from 25 on. Before that NVIDIA's runtime does."""
+    return int(version.partition(".")[0]) >= 25
