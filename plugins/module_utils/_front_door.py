@@ -33,8 +33,9 @@ def errors(settings: Settings, host: str) -> list[str]:
             if not _is_address(name) and not _DNS_NAME.fullmatch(str(name))
         ),
         *(
-            f"nginx_backends contains {backend!r}: write it as host:port."
-            for backend in settings["backends"]
+            f"nginx_{name} contains {backend!r}: write it as host:port."
+            for name in ("backends", "standby_backends")
+            for backend in settings[name]
             if not _BACKEND.fullmatch(str(backend))
         ),
         *(message for route in settings["routes"] for message in _route_errors(route)),

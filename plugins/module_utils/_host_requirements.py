@@ -85,15 +85,20 @@ class Requirement:
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 BACKENDS = (AUTO, CPU, CUDA)
 
-# Engine -> way of installation, the usual one first -> backend -> what it needs. A single way of installation has no name.
+# Engine -> way of installation, the usual one first -> backend -> what it needs. A single native way has no name.
 _CUDA_13 = Need(580, "CUDA 13 needs it")
+_CUDA_12 = Need(525, "CUDA 12 needs it, of which there is an image too")
 _TURING = Need((7, 5), "CUDA 13 cannot compile for anything older than Turing")
 REQUIREMENTS: dict[str, dict[str, dict[str, Requirement]]] = {
     "vllm": {
         "": {
             CUDA: Requirement(branch=_CUDA_13, capability=Need((7, 5), "its kernels start with Turing")),
             CPU: Requirement(wished_flags=Need(("avx512f",), "its CPU kernels are written for AVX-512")),
-        }
+        },
+        "container": {
+            CUDA: Requirement(branch=_CUDA_12, capability=Need((7, 5), "its kernels start with Turing")),
+            CPU: Requirement(wished_flags=Need(("avx512f",), "its CPU kernels are written for AVX-512")),
+        },
     },
     "llama_router": {
         # Upstream's releases choose their code for the processor at their start.
@@ -115,6 +120,8 @@ REQUIREMENTS: dict[str, dict[str, dict[str, Requirement]]] = {
             CPU: Requirement(cpu_flags=Need(("avx", "avx2", "bmi2", "f16c", "fma"), "ggml's portable build uses them")),
         },
         "package": {CUDA: Requirement(), CPU: Requirement()},
+        # An image brings its own C library, for CUDA 12 or 13.
+        "container": {CUDA: Requirement(branch=_CUDA_12), CPU: Requirement()},
     },
 }
 
@@ -127,7 +134,7 @@ def requirement(engine: str, method: str, backend: str) -> Requirement:
     """What an engine needs; an empty ``method`` is the engine's usual one."""
     methods = REQUIREMENTS[engine]
     if method and method not in methods:
-        known = ", ".join(name for name in methods if name) or "only one, without a name"
+        known = ", ".join(name or "an empty one" for name in methods)
         raise InputError(f"{engine} cannot be installed by the method {method!r} (there is: {known}).")
     return methods[method or usual_method(engine)][backend]
 

@@ -65,10 +65,15 @@ def litellm_routes(routes: Routes, endpoints: Endpoints, credential: str = "engi
     longer = {
         name: [step.model for step in steps(route)[1:] if step.model in served] + elsewhere[name] for name, route in offered.items()
     }
+    # LiteLLM's retries end with the status. An engine that sends one at once, as vLLM does, and dies before its first token would lose the request,
+    # so whatever has no other fallback is its own. An entry with more than the name counts as another model.
+    chats = {endpoint["model"] for endpoint in endpoints if endpoint["mode"] == "chat"}
+    alone = sorted(chats | {name for name, route in offered.items() if not elsewhere[name] and route.get("retries") != 0})
     return {
         "models": [entry for name, route in offered.items() for entry in _entries(name, route, endpoints, credential)],
         "router_settings": {
-            "fallbacks": [{name: others} for name, others in elsewhere.items() if others],
+            "fallbacks": [{name: others} for name, others in elsewhere.items() if others]
+            + [{name: [{"model": name, "num_retries": 0}]} for name in alone],
             # For an engine that counts more tokens than LiteLLM did and refuses the prompt.
             "context_window_fallbacks": [{name: others} for name, others in longer.items() if others],
         },
@@ -86,6 +91,8 @@ def _entries(name: str, route: Variables, endpoints: Endpoints, credential: str)
         for endpoint, entry in zip(mine, litellm_models(mine, credential)):
             limit = step.limit(endpoint["max_input_tokens"])
             if limit is None and not step.last:
+                if not endpoint["heard"]:
+                    continue  # it cannot be reached, and joins the route with the run that reaches it
                 raise InputError(_unknown_context(name, step.model, endpoint["host"]))
             extra = {"timeout": route.get("timeout"), "num_retries": route.get("retries")}
             yield {

@@ -98,8 +98,8 @@ def _board_errors(where: str, entry: Variables, placed: Variables, hostvars: Hos
         return
     boards = {host: _boards(hostvars[host].get("llm_gpus")) for host in hosts}
     told = {host: [found[gpu] for gpu in gpus] for host, found in boards.items() if found and max(gpus, default=-1) < len(found)}
+    first = min(told, key=list(hosts).index, default="")
     for host, found in told.items():
-        first = next(iter(told))
         if found != told[first]:
             yield f"{where} runs on {', '.join(told[first])} of {first} and on {', '.join(found)} of {host}: all its hosts need the same GPUs."
 

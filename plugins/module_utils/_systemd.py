@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import pwd
 import time
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.baremetal.llm.plugins.module_utils import _system_user
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, Runner, compare, write
@@ -53,6 +53,23 @@ class Outcome:
     diff: dict[str, str]
 
 
+def merged(first: Outcome, second: Outcome) -> Outcome:
+    diff = {key: first.diff[key] + second.diff[key] for key in first.diff}
+    return Outcome(first.changed or second.changed, first.action or second.action, diff)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an app differs from what it shall be, and what follows from that."""
+
+    app: App
+    changed: frozenset[Path]
+    lacks_user: bool
+    stale: bool
+    enable: bool
+    action: str
+
+
 def present(app: App, run: Runner, check: bool) -> Outcome:
     """Write what differs, then start, restart or reload the service if it does not yet run with it.
 
@@ -60,29 +77,43 @@ def present(app: App, run: Runner, check: bool) -> Outcome:
     interrupted run is mended by the next one.
     """
     difference = Difference()
-    lacks_user = bool(app.user) and difference.add(f"user {app.user}", "present" if _has_user(app.user) else None, "present")
-    unit = FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit)
-    specs = (unit, *app.files)
-    changed = {spec.path for spec in specs if compare(spec, difference)}
-    before = unit_state(app.name, run)
-    enabled = difference.add("enabled", before["UnitFileState"] == "enabled", True)
-    running = before["ActiveState"] in ("active", "reloading", "activating")
-    action = _due(app, unit.path, changed, running, before) if app.start else ""
-    difference.add("running", running, running or app.start)
-    if action in ("restart", "reload"):
-        difference.add("process", "older than its inputs", f"{action}ed")
+    found = plan(app, run, difference)
     if not check:
-        if action == "start":
-            _refuse_taken_ports(app)
-        if lacks_user:
-            _create_user(app, run)
-        write(specs, changed, run)
-        if unit.path in changed or before["NeedDaemonReload"] == "yes":
+        prepare([found], run)
+        act(app, found.action, run)
+    return Outcome(difference.changed, found.action, difference.as_dict())
+
+
+def plan(app: App, run: Runner, difference: Difference, written: frozenset[Path] = frozenset(), label: str = "") -> Plan:
+    """Only looks. ``written`` are inputs that somebody else is about to change, ``label`` tells one app's lines from another's."""
+    lacks_user = bool(app.user) and difference.add(f"user {app.user}", "present" if _system_user.find(app.user) else None, "present")
+    unit = FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit)
+    changed = {spec.path for spec in (unit, *app.files) if compare(spec, difference)}
+    before = unit_state(app.name, run)
+    enable = difference.add(f"{label}enabled", before["UnitFileState"] == "enabled", True)
+    running = before["ActiveState"] in ("active", "reloading", "activating")
+    action = _due(app, unit.path, changed | written, running, before) if app.start else ""
+    difference.add(f"{label}running", running, running or app.start)
+    if action in ("restart", "reload"):
+        difference.add(f"{label}process", "older than its inputs", f"{action}ed")
+    stale = unit.path in changed or before["NeedDaemonReload"] == "yes"
+    return Plan(app, frozenset(changed), lacks_user, stale, enable, action)
+
+
+def prepare(plans: t.Sequence[Plan], run: Runner) -> None:
+    """Everything but the processes: what they need is there afterwards. Before anything is written, their ports are looked at."""
+    for found in plans:
+        if found.action == "start":
+            _refuse_taken_ports(found.app)
+    for found in plans:
+        app = found.app
+        if found.lacks_user:
+            _system_user.create(app.user, app.home, run)
+        write((FileSpec(UNIT_DIRECTORY / f"{app.name}.service", app.unit), *app.files), found.changed, run)
+        if found.stale:
             systemctl(run, "daemon-reload")
-        if enabled:
+        if found.enable:
             systemctl(run, "enable", app.name)
-        _act(app, action, run)
-    return Outcome(difference.changed, action, difference.as_dict())
 
 
 def absent(name: str, run: Runner, check: bool) -> Outcome:
@@ -101,20 +132,6 @@ def absent(name: str, run: Runner, check: bool) -> Outcome:
     return Outcome(difference.changed, "stop" if running else "", difference.as_dict())
 
 
-def _has_user(name: str) -> bool:
-    try:
-        return bool(pwd.getpwnam(name))
-    except KeyError:
-        return False
-
-
-def _create_user(app: App, run: Runner) -> None:
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", app.home, "--shell", "/usr/sbin/nologin", app.user]
-    status, _out, err = run(command)
-    if status != 0:
-        raise SystemdError(f"useradd cannot create the user {app.user}: {err.strip()}")
-
-
 def _due(app: App, unit: Path, changed: t.Collection[Path], running: bool, state: t.Mapping[str, str]) -> str:
     if not running:
         return "start"
@@ -128,7 +145,8 @@ def _due(app: App, unit: Path, changed: t.Collection[Path], running: bool, state
     return ""
 
 
-def _act(app: App, action: str, run: Runner) -> None:
+def act(app: App, action: str, run: Runner) -> None:
+    """Raises ``SystemdError`` with the end of the service's log."""
     if action == "reload":
         STAMP_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
         systemctl(run, "reload", app.name)
@@ -137,8 +155,12 @@ def _act(app: App, action: str, run: Runner) -> None:
         try:
             systemctl(run, action, app.name)
         except SystemdError as exc:
-            _status, log, _err = run(["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={app.name}"])
-            raise SystemdError(f"{exc}\nThe end of its log:\n{log}") from exc
+            raise SystemdError(f"{exc}\n{end_of_log(app.name, run)}") from exc
+
+
+def end_of_log(name: str, run: Runner) -> str:
+    _status, log, _err = run(["journalctl", "--no-pager", "--output=cat", "--lines=20", f"--unit={name}"])
+    return f"The end of its log:\n{log}"
 
 
 def _refuse_taken_ports(app: App) -> None:

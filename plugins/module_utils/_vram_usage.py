@@ -78,8 +78,17 @@ def _processes(proc: Path) -> Iterable[_Process]:
             except OSError:
                 continue
             unit = unit_of(proc, int(directory.name))
+            if not unit.startswith("llm-"):
+                unit = _user(directory)  # in a container it has no unit, but its user is called the same
             if unit.startswith("llm-"):
                 yield _Process(int(directory.name), unit, arguments)
+
+
+def _user(directory: Path) -> str:
+    try:
+        return directory.owner()
+    except (KeyError, OSError):
+        return ""
 
 
 def _runs(deployment: Mapping[str, t.Any], process: _Process) -> bool:

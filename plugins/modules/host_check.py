@@ -41,7 +41,7 @@ options:
       method:
         description: How it is installed. The default is the engine's usual way.
         type: str
-        choices: ['', archive, package, source]
+        choices: ['', archive, container, package, source]
         default: ''
       backend:
         description: What it computes on. V(auto) is the GPUs if there are any.
@@ -187,7 +187,7 @@ def main() -> None:
                 "default": [],
                 "options": {
                     "name": {"type": "str", "choices": ["llama_router", "vllm"], "required": True},
-                    "method": {"type": "str", "choices": ["", "archive", "package", "source"], "default": ""},
+                    "method": {"type": "str", "choices": ["", "archive", "container", "package", "source"], "default": ""},
                     "backend": {"type": "str", "choices": ["auto", "cpu", "cuda"], "default": "auto"},
                 },
             },

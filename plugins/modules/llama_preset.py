@@ -14,11 +14,12 @@ description:
   - Writes the INI file that C(llama-server --models-preset) reads, a section for each model and one for all.
   - One unknown key stops the whole router, so each key is compared with what the installed C(llama-server --help)
     names. If one is unknown, nothing is changed, and the message names the model, the key and the nearest known.
-  - The file is checked when it stays as it is, too. It may have been written for an older C(llama-server).
+  - The file is checked when it stays as it is, too. It may have been written for an older C(llama-server). With O(image) it names the
+    image that it was checked with, and is checked when that changes.
 extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    details: If O(binary) is not installed yet, check mode reports the change without comparing the keys.
+    details: If O(binary) or O(image) is not installed yet, check mode reports the change without comparing the keys.
 options:
   path:
     description: The preset file.
@@ -28,6 +29,10 @@ options:
     description: The C(llama-server) that will read it.
     type: path
     required: true
+  image:
+    description: A container image that holds O(binary), as the Docker engine of the host knows it.
+    type: str
+    version_added: 0.2.0
   models:
     description: For each model the options of its section. Keys are long options of C(llama-server) without dashes.
     type: dict
@@ -72,9 +77,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
+from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker, NoDocker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec, compare, write
 from ansible_collections.baremetal.llm.plugins.module_utils._llama import check_preset, render_preset, startup_models
+from ansible_collections.baremetal.llm.plugins.module_utils._program import run_program
 
 
 def main() -> None:
@@ -82,6 +89,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "binary": {"type": "path", "required": True},
+            "image": {"type": "str"},
             "models": {"type": "dict", "default": {}},
             "common": {"type": "dict", "default": {}},
             "models_max": {"type": "int"},
@@ -92,10 +100,14 @@ def main() -> None:
     difference = Difference()
     try:
         content = render_preset(params["models"], params["common"])
+        if params["image"]:
+            content = f"; checked with {params['image']}\n{content}"
         startup = startup_models(params["models"], params["models_max"])
-        _check_keys(module, content)
         preset = FileSpec(Path(params["path"]), content)
-        if compare(preset, difference) and not module.check_mode:
+        changed = compare(preset, difference)
+        if changed or not params["image"]:
+            _check_keys(module, content)
+        if changed and not module.check_mode:
             write([preset], {preset.path}, module.run_command)
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc), exception=exc)
@@ -103,12 +115,31 @@ def main() -> None:
 
 
 def _check_keys(module: AnsibleModule, content: str) -> None:
-    binary = module.params["binary"]
+    binary, image = module.params["binary"], module.params["image"]
+    if image:
+        _check_in_image(module, content, image, binary)
+        return
     if not Path(binary).exists():
         if module.check_mode:
             return  # the first run has not installed it yet
         raise InputError(f"{binary} is not installed, so the options of the models cannot be checked. Install it first.")
-    status, out, err = module.run_command([binary, "--help"])
+    _judge(content, binary, module.run_command([binary, "--help"]))
+
+
+def _check_in_image(module: AnsibleModule, content: str, image: str, binary: str) -> None:
+    docker = Docker()
+    try:
+        there = docker.image(image) is not None
+    except NoDocker:
+        there = False
+    if there:
+        _judge(content, f"{binary} of {image}", run_program(docker, image, [binary, "--help"]))
+    elif not module.check_mode:
+        raise InputError(f"The Docker engine does not have {image}, so the options of the models cannot be checked. Pull it first.")
+
+
+def _judge(content: str, binary: str, answer: tuple[int, str, str]) -> None:
+    status, out, err = answer
     if status != 0:
         raise LLMError(f"{binary} --help failed, so the models' options cannot be checked: {err.strip()}")
     wrong = check_preset(content, out)

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Write a tiny GGUF model: a real file for the real llama.cpp, where no model hub can be reached.
 
-Two Llama layers with random weights, so the words it says mean nothing; but it loads in a blink, keeps a KV
+A few Llama layers with random weights, so the words it says mean nothing; but it loads in a blink, keeps a KV
 cache of every type, applies its chat template and streams printable words. It never ends by itself: a reply is
 always as long as the request's max_tokens (or the context). Equal arguments give equal bytes.
 
-    python tests/models/tiny_gguf.py OUT [--seed 1] [--name tiny]
+    python tests/models/tiny_gguf.py OUT [--seed 1] [--name tiny] [--layers 2]
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def vocabulary() -> tuple[list[str], list[int]]:
     return tokens, [int(item) for item in types]
 
 
-def tensors(seed: int, speakable: np.ndarray[t.Any, t.Any]) -> dict[str, np.ndarray[t.Any, t.Any]]:
+def tensors(seed: int, speakable: np.ndarray[t.Any, t.Any], layers: int = LAYERS) -> dict[str, np.ndarray[t.Any, t.Any]]:
     # RandomState's streams are frozen for good, unlike those of numpy's newer generators.
     random = np.random.RandomState(seed)
     head = WIDTH // HEADS
@@ -75,7 +75,7 @@ def tensors(seed: int, speakable: np.ndarray[t.Any, t.Any]) -> dict[str, np.ndar
     output[~speakable] = 0
     output[~speakable, 0] = -1000
     result = {"token_embd.weight": embedding, "output.weight": output, "output_norm.weight": np.ones(WIDTH, np.float32)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         block = {
             "attn_norm": np.ones(WIDTH, np.float32),
             "attn_q": weights(WIDTH, WIDTH),
@@ -91,13 +91,13 @@ def tensors(seed: int, speakable: np.ndarray[t.Any, t.Any]) -> dict[str, np.ndar
     return result
 
 
-def write(path: str | pathlib.Path, seed: int = 1, name: str = "tiny") -> None:
+def write(path: str | pathlib.Path, seed: int = 1, name: str = "tiny", layers: int = LAYERS) -> None:
     """Write the model to ``path``, whose directory must exist."""
     tokens, types = vocabulary()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(FEED_FORWARD)
@@ -114,7 +114,7 @@ def write(path: str | pathlib.Path, seed: int = 1, name: str = "tiny") -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(TEMPLATE)
-    for key, tensor in tensors(seed, np.array(types) == int(gguf.TokenType.NORMAL)).items():
+    for key, tensor in tensors(seed, np.array(types) == int(gguf.TokenType.NORMAL), layers).items():
         writer.add_tensor(key, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -127,9 +127,10 @@ def main() -> None:
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--name", default="tiny")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="how large it is")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write(args.out, args.seed, args.name)
+    write(args.out, args.seed, args.name, args.layers)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 import sys
 import types
 import typing as t
@@ -17,6 +18,8 @@ FILE = Path(__file__).resolve().parents[2] / "roles/litellm/files/llm_gateway.py
 
 
 class Unavailable(Exception):
+    """Any error of LiteLLM's."""
+
     def __init__(self, message: str, llm_provider: str, model: str) -> None:
         super().__init__(message)
 
@@ -29,16 +32,54 @@ class Router:
         return self.deployments
 
 
+class OpenAI:
+    @staticmethod
+    def get_async_http_client() -> str:
+        return "the client"
+
+
+class Stream:
+    """LiteLLM's CustomStreamWrapper, as far as it is replaced."""
+
+    model, custom_llm_provider = "chat", "openai"
+
+    def __init__(self, received: str | None, intermittent: str | None = None) -> None:
+        self.received_finish_reason, self.intermittent_finish_reason = received, intermittent
+
+    def finish_reason_handler(self) -> str:
+        return self.received_finish_reason or self.intermittent_finish_reason or "made up"
+
+    def _log_stream_failure_and_raise(self, error: Exception) -> None:
+        raise error
+
+
+MODULES = (
+    "litellm",
+    "litellm.integrations",
+    "litellm.integrations.custom_logger",
+    "litellm.litellm_core_utils",
+    "litellm.litellm_core_utils.streaming_handler",
+    "litellm.llms",
+    "litellm.llms.custom_httpx",
+    "litellm.llms.openai",
+    "litellm.llms.openai.common_utils",
+    "litellm.proxy",
+    "litellm.proxy.proxy_server",
+)
+
+
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[t.Any, types.ModuleType]:
     """The callback, and the module in which the proxy keeps its router. A word is a token."""
-    modules = {name: types.ModuleType(name) for name in ("httpx", "litellm", "litellm.integrations", "litellm.proxy")}
-    modules["litellm.integrations.custom_logger"] = logger = types.ModuleType("custom_logger")
-    modules["litellm.proxy.proxy_server"] = server = types.ModuleType("proxy_server")
-    modules["httpx"].__dict__["Timeout"] = lambda seconds, connect: (seconds, connect)
-    modules["litellm"].__dict__["ServiceUnavailableError"] = Unavailable
+    modules = {name: types.ModuleType(name) for name in MODULES}
+    server = modules["litellm.proxy.proxy_server"]
+    modules["litellm"].__dict__["ServiceUnavailableError"] = modules["litellm"].__dict__["InternalServerError"] = Unavailable
     modules["litellm"].__dict__["token_counter"] = lambda messages, tools: len(messages[0]["content"].split())
-    logger.__dict__["CustomLogger"] = object
+    modules["litellm.integrations.custom_logger"].__dict__["CustomLogger"] = object
+    modules["litellm.litellm_core_utils.streaming_handler"].__dict__["CustomStreamWrapper"] = type("Stream", (Stream,), {})
+    modules["litellm.llms.custom_httpx"].__dict__["http_handler"] = handler = types.ModuleType("http_handler")
+    handler.__dict__["build_aiohttp_keepalive_socket_factory"] = None
+    modules["litellm.llms.openai.common_utils"].__dict__["BaseOpenAILLM"] = OpenAI
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     spec = importlib.util.spec_from_file_location("llm_gateway", FILE)
@@ -65,13 +106,25 @@ def left(
     return [one["model_info"]["id"] for one in found]
 
 
-@pytest.mark.parametrize(("timeout", "expected"), [(600, (600, 3.0)), (1, (1, 1)), (None, None)])
-def test_connecting_has_a_limit_of_its_own(loaded: tuple[t.Any, types.ModuleType], timeout: t.Any, expected: t.Any) -> None:
-    assert asyncio.run(loaded[0].async_pre_call_deployment_hook({"timeout": timeout}, "acompletion")) == {"timeout": expected}
+@pytest.mark.usefixtures("loaded")
+def test_the_kernel_watches_every_connection_to_an_engine() -> None:
+    handler = sys.modules["litellm.llms.custom_httpx"].__dict__["http_handler"]
+    make = handler.build_aiohttp_keepalive_socket_factory()
+    with make((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", 1))) as made:
+        assert not made.getblocking()
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = {name: made.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in ("SYNCNT", "KEEPIDLE", "KEEPINTVL", "KEEPCNT")}
+        assert options == {"SYNCNT": 1, "KEEPIDLE": 1, "KEEPINTVL": 1, "KEEPCNT": 2}
+    assert sys.modules["litellm"].__dict__["aclient_session"] == "the client"
 
 
-def test_other_calls_keep_their_timeout(loaded: tuple[t.Any, types.ModuleType]) -> None:
-    assert asyncio.run(loaded[0].async_pre_call_deployment_hook({"timeout": 5}, "arerank")) == {"timeout": 5}
+@pytest.mark.usefixtures("loaded")
+def test_an_answer_without_a_reason_to_end_was_cut() -> None:
+    replaced = sys.modules["litellm.litellm_core_utils.streaming_handler"].__dict__["CustomStreamWrapper"]
+    assert replaced("length").finish_reason_handler() == "length"
+    assert replaced(None, "stop").finish_reason_handler() == "stop"
+    with pytest.raises(Unavailable, match="broke off in the middle"):
+        replaced(None).finish_reason_handler()
 
 
 def test_what_failed_is_passed_over_while_there_is_another(loaded: tuple[t.Any, types.ModuleType]) -> None:

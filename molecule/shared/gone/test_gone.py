@@ -19,7 +19,9 @@ def test_no_user_and_no_process_is_left(host: t.Any) -> None:
 
 
 def test_no_port_is_open(host: t.Any) -> None:
-    assert host.check_output("ss --listening --tcp --numeric --no-header") == ""
+    listening = host.check_output("ss --listening --tcp --numeric --no-header").splitlines()
+    # on a network of its own a container has the engine's resolver
+    assert [line for line in listening if not line.split()[3].startswith("127.0.0.11:")] == []
 
 
 def test_no_file_is_left(host: t.Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import FrontDoor  # type: ignore[import-not-found]
 
 testinfra_hosts = ["ansible://gateways"]
-UNITS = ["llm-litellm", "llm-llama-router", "llm-nginx"]
+UNITS = ["llm-litellm-standby", "llm-litellm", "llm-llama-router", "llm-nginx"]
 ROOT = Path(__file__).resolve().parents[3]
 PORT_SCAN = """
 import socket, sys
@@ -81,7 +81,7 @@ def test_every_service_is_in_its_sandbox(host: t.Any) -> None:
 def test_no_service_runs_as_root(host: t.Any) -> None:
     for unit in UNITS:
         pid = host.check_output(f"systemctl show --value --property=MainPID {unit}")
-        assert host.check_output(f"stat --format=%U /proc/{pid}") == unit
+        assert host.check_output(f"stat --format=%U /proc/{pid}") == unit.removesuffix("-standby")
 
 
 def test_both_models_stream_through_the_front_door(front_door: FrontDoor) -> None:
@@ -107,7 +107,7 @@ def test_only_the_front_door_is_open_to_another_machine(host: t.Any, front_door:
     assert open_ports == ["443"]
     # the same scan sees them from inside: it can see a port that is open
     inside = host.check_output("python3 -c %s 127.0.0.1", PORT_SCAN).split()
-    assert {"443", "4000", "8081"} <= set(inside)
+    assert {"443", "4000", "4001", "8081"} <= set(inside)
 
 
 def test_the_engine_wants_a_key_even_on_loopback(host: t.Any) -> None:

@@ -1,9 +1,12 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Three things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
+"""Four things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
 
-LiteLLM's timeouts hold for connecting as well as for reading, and a model may think for minutes before its first token. A server that swallows
-packets would be waited for just as long, so connecting gets a limit of its own.
+A model may think for minutes before its first token, so LiteLLM's timeouts are long. A server that has vanished, so that its packets do not come any
+more, would be waited for just as long. The kernel finds out in seconds, for every kind of call, if it is told to ask: see ``engine_socket``.
+
+An answer that ends without a reason to end was cut, if what stands between ends the transfer as if it were whole: llama.cpp's router does when the
+process of a model dies. LiteLLM would make up a reason, and clients would take the half for the whole; they get an error instead.
 
 A request that failed is tried again, and least-busy may choose the same deployment, which has just become idle, until the attempts are used up.
 Whatever has failed for a request is passed over as long as there is another.
@@ -14,24 +17,57 @@ client so (400); what it gets is that the model is unavailable (503), after the 
 
 from __future__ import annotations
 
-import os
+import socket
 import typing as t
 
-import httpx
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
+from litellm.llms.custom_httpx import http_handler
+from litellm.llms.openai.common_utils import BaseOpenAILLM
 
-CALLS = frozenset({"acompletion", "aresponses", "aembedding"})  # those for which this was seen to work
-CONNECT_TIMEOUT = float(os.environ.get("LLM_CONNECT_TIMEOUT", "3"))
+TCP_OPTIONS = {
+    socket.TCP_SYNCNT: 1,  # asks twice for a connection: 3 seconds
+    # asks after a second of silence, and twice again: a dead connection ends after 3 seconds, that of a silent model does not
+    socket.TCP_KEEPIDLE: 1,
+    socket.TCP_KEEPINTVL: 1,
+    socket.TCP_KEEPCNT: 2,
+}
+
+
+def engine_socket(address: tuple[t.Any, ...]) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in TCP_OPTIONS.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+def watch_connections() -> None:
+    """Every connection to an engine is made with ``engine_socket``, those of /v1/completions too, for which LiteLLM would use another client."""
+    http_handler.build_aiohttp_keepalive_socket_factory  # noqa: B018 - a LiteLLM without it must not start: it would wait for hours
+    http_handler.build_aiohttp_keepalive_socket_factory = lambda: engine_socket
+    litellm.aclient_session = BaseOpenAILLM.get_async_http_client()
+
+
+def refuse_torn_answers() -> None:
+    """Replaces the method that makes up a reason."""
+    finish = CustomStreamWrapper.finish_reason_handler
+
+    def checked(stream: t.Any) -> t.Any:
+        if stream.received_finish_reason is None and stream.intermittent_finish_reason is None:
+            stream._log_stream_failure_and_raise(
+                litellm.InternalServerError(
+                    message="The engine broke off in the middle of its answer.", model=stream.model, llm_provider=stream.custom_llm_provider
+                )
+            )
+        return finish(stream)
+
+    CustomStreamWrapper.finish_reason_handler = checked
 
 
 class Gateway(CustomLogger):  # type: ignore[misc]
-    async def async_pre_call_deployment_hook(self, kwargs: dict[str, t.Any], call_type: t.Any) -> dict[str, t.Any]:
-        timeout = kwargs.get("timeout")
-        if getattr(call_type, "value", call_type) in CALLS and isinstance(timeout, (int, float)):
-            kwargs["timeout"] = httpx.Timeout(timeout, connect=min(CONNECT_TIMEOUT, timeout))
-        return kwargs
-
     async def async_filter_deployments(
         self,
         model: str,
@@ -75,4 +111,6 @@ def _limit(deployment: t.Any) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+watch_connections()
+refuse_torn_answers()
 gateway = Gateway()

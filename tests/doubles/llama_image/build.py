@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Stand-in for the image ghcr.io/ggml-org/llama.cpp:server: the real llama-server at its place, and no more around it than the libraries it needs.

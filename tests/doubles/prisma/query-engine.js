@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 'use strict'
 // A stand-in for Prisma's native query-engine, for tests only: its command line and its HTTP interface, as prisma-client-py 0.11 uses them, in front
 // of Prisma's own query engine (5.17) compiled to WASM and node-postgres. Metrics are empty; parameters of raw SQL go as text.

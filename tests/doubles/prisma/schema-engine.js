@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 'use strict'
 // A stand-in for Prisma's native schema-engine, for tests only: `migrate deploy`, `migrate resolve` and `db execute`. It applies the files of the
 // migrations as they are and keeps _prisma_migrations as the native engine does. It compares no schemas.

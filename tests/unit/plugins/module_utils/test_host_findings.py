@@ -383,9 +383,9 @@ def test_processors() -> None:
 
 
 def test_a_method_that_an_engine_does_not_have() -> None:
-    with pytest.raises(InputError, match="vllm cannot be installed by the method 'archive' .there is: only one, without a name"):
+    with pytest.raises(InputError, match="vllm cannot be installed by the method 'archive' .there is: an empty one, container"):
         findings(host(), Wants(engines=(EngineWant("vllm", "archive"),)))
-    with pytest.raises(InputError, match="by the method 'wheel' .there is: archive, source, package"):
+    with pytest.raises(InputError, match="by the method 'wheel' .there is: archive, source, package, container"):
         findings(host(), Wants(engines=(EngineWant("llama_router", "wheel"),)))
 
 

@@ -36,6 +36,18 @@ def test_an_inference_server() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("variables", "method"),
+    [
+        ({"llm_deployment": "container"}, "container"),
+        ({"llm_deployment": "container", "llama_router_deployment": "native", "llama_router_method": "source"}, "source"),
+        ({"llama_router_deployment": "container", "llama_router_method": "source"}, "container"),
+    ],
+)
+def test_an_image_brings_what_the_other_ways_need(variables: dict[str, str], method: str) -> None:
+    assert wants({"llm_serve": [{"model": "chat"}], **variables}, SERVERS)["engines"][0]["method"] == method
+
+
 def test_the_hosts_own_variables_count() -> None:
     variables = {"llm_serve": [{"model": "chat"}], "llama_router_method": "source", "llama_router_backend": "cpu", "model_store_dir": "/srv/models"}
     found = wants(variables, SERVERS)
@@ -69,7 +81,8 @@ def test_every_engine_and_its_methods_are_in_the_table(engine: str) -> None:
     """What a catalogue may name, and how its role may install it, must be known to the preflight."""
     options = yaml.safe_load((ROOT / f"roles/{engine}/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     defaults = yaml.safe_load((ROOT / f"roles/{engine}/defaults/main.yml").read_text())
-    methods = list(REQUIREMENTS[engine])
+    assert "container" in REQUIREMENTS[engine], "the other way to run it"
+    methods = [method for method in REQUIREMENTS[engine] if method != "container"]
     if methods == [""]:
         assert f"{engine}_method" not in options, "there is only one way"
     else:

@@ -148,6 +148,7 @@ def test_a_gpu_that_is_not_there_is_named_with_those_that_are(gpus: tuple[Device
     ("options", "sentence"),
     [
         ({"gpus": [0]}, "chat is placed on GPU 0, but the host has no GPU"),
+        ({"quantization": "bitsandbytes"}, "chat has quantization: 'bitsandbytes'; allowed: nothing that needs the plugin vllm-bnb-plugin"),
         ({"tensor_parallel": 2}, "chat has tensor_parallel: 2; allowed: 1 or nothing, because the host has no GPU"),
         ({"gpu_memory_utilization": 0.5}, "chat has gpu_memory_utilization: 0.5; allowed: nothing, because the host has no GPU; write kv_cache_memory"),
     ],

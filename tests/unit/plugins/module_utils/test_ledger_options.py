@@ -179,11 +179,21 @@ def test_vllms_flags_that_are_not_counted(name: str) -> None:
     assert f"extra: {name} changes the memory" in vllm_wish(vllm("fast", shape(4), extra={name: 1}), HERE).warnings[0]
 
 
+@pytest.mark.parametrize("word", ["kv_offload", "loras", "speculative"])
+def test_vllms_words_that_are_not_counted(word: str) -> None:
+    assert f"{word} changes the memory" in vllm_wish(vllm("fast", shape(4), **{word: 1}), HERE).warnings[0]
+
+
+def test_vllms_words_for_what_is_kept_where() -> None:
+    found = t.cast(VllmSettings, vllm_wish(vllm("fast", shape(4), prefix_caching=False, cpu_offload=2.5), HERE).settings)
+    assert (found.prefix_caching, found.cpu_offload_bytes) == (False, 5 * GIB // 2)
+
+
 def test_vllms_flags_without_a_word_in_the_catalogue() -> None:
     flags = {"no-enable-prefix-caching": True, "disable_hybrid_kv_cache_manager": True, "cpu-offload-gb": 2.5, "mamba-cache-dtype": "float32"}
     found = t.cast(VllmSettings, vllm_wish(vllm("fast", shape(4), extra=flags), HERE).settings)
     assert (found.prefix_caching, found.hybrid_cache, found.cpu_offload_bytes, found.mamba_cache_dtype) == (False, False, 5 * GIB // 2, "float32")
-    with pytest.raises(InputError, match="cpu-offload-gb: 'much'; allowed: a number of at least 0"):
+    with pytest.raises(InputError, match="cpu_offload: 'much'; allowed: a number of at least 0"):
         vllm_wish(vllm("fast", shape(4), extra={"cpu-offload-gb": "much"}), HERE)
 
 

@@ -67,6 +67,34 @@ def test_engines_of_two_kinds_fill_a_board_and_no_more(shapes: dict[str, ModelSh
     assert options["kv_cache_memory"] > 4 * GIB
 
 
+@pytest.mark.parametrize(
+    ("options", "gpus", "degree"),
+    [
+        ({"gpus": [0], "hosts": ["gpu02"], "tensor_parallel": 1, "pipeline_parallel": 2}, (12,), 1),
+        ({"gpus": [0], "hosts": ["gpu02"], "tensor_parallel": 2}, (12,), 2),
+        ({"gpus": [0, 1], "hosts": ["gpu02"], "tensor_parallel": 2, "pipeline_parallel": 2}, (12, 12), 2),
+        ({"gpus": [0, 1], "pipeline_parallel": 2}, (12, 12), 1),
+        ({"gpus": [0, 1, 2, 3], "tensor_parallel": 2, "data_parallel": 2}, (12, 12, 12, 12), 2),
+        ({"hosts": ["gpu02"], "tensor_parallel": 2}, (), 0),
+    ],
+)
+def test_a_host_has_its_part_of_a_model_alone(
+    shapes: dict[str, ModelShape], options: dict[str, t.Any], gpus: tuple[float, ...], degree: int
+) -> None:
+    """16 GiB of weights, which no board of 12 GiB holds."""
+    found = plan(host(*gpus), [Demand("giant", VLLM, "vllm", shapes["vllm"], {"context": 8192, **options})], {}, [], Policy())
+    assert found.fits, [refusal.message for refusal in found.refusals]
+    (deployment,) = found.deployments
+    assert len(deployment.estimate.devices) == len(gpus)
+    assert deployment.options.get("tensor_parallel", 0) == degree
+    part = sum(usage.weights for usage in deployment.estimate.devices) or deployment.estimate.host.weights
+    whole = shapes["vllm"].bytes
+    assert part < whole * options.get("data_parallel", 1) * (0.7 if "hosts" in options else 1.2)
+    if gpus:
+        alone = plan(host(*gpus[:1]), [Demand("giant", VLLM, "vllm", shapes["vllm"], {"context": 8192})], {}, [], Policy())
+        assert not alone.fits
+
+
 def test_advice_on_real_models_helps(shapes: dict[str, ModelShape]) -> None:
     options = {"context": 40960, "parallel": 8, "kv_cache": "f16", "gpus": [0]}
     found = plan(host(24, 24), [demand("chat", shapes["qwen3_8b"], **options)], {}, [], Policy())

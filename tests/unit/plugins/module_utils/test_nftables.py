@@ -78,6 +78,24 @@ def rules_of(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if "dport" in line]
 
 
+def test_a_range_comes_after_its_ports() -> None:
+    text = render([Rule(("29500", "32768-60999"), ("192.0.2.2",)), Rule((40000,), ("192.0.2.1",)), Rule(("32768-60999",), ("192.0.2.3",))])
+    assert rules_of(text) == [
+        "tcp dport { 29500 } ip saddr { 192.0.2.2 } accept",
+        "tcp dport { 29500 } reject with tcp reset",
+        "tcp dport { 40000 } ip saddr { 192.0.2.1 } accept",
+        "tcp dport { 40000 } reject with tcp reset",
+        "tcp dport 32768-60999 ip saddr { 192.0.2.2/31 } accept",
+        "tcp dport 32768-60999 reject with tcp reset",
+    ]
+
+
+@pytest.mark.parametrize("port", ["60999-32768", "1-70000", "http", "-5", "8000-", "10-30"])
+def test_no_range(port: str) -> None:
+    with pytest.raises(InputError, match="is no TCP port|port 22 is how this host is reached"):
+        render([Rule((port,), ())])
+
+
 def test_the_head_replaces_the_table_and_lets_in_what_is_not_ours() -> None:
     text = render(RULES)
     assert re.sub(r"#.*\n", "", text).startswith("table inet llm {}\ndelete table inet llm\ntable inet llm {\n")

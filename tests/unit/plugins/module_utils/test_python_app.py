@@ -35,6 +35,7 @@ def test_built_from_hashed_wheels_only_and_marked(tmp_path: Path, uv: str) -> No
     assert is_complete(wanted)
     assert run.requirements == "proxy==1 --hash=sha256:0"
     assert "--require-hashes" in run.calls[-1]
+    assert ("--no-deps" in run.calls[-1]) == bool(uv)
     assert run.calls[-1][run.calls[-1].index("--only-binary") + 1] == ":all:"
     assert run.calls[0][0] == (uv or "/usr/bin/python3")
     assert [path.name for path in (tmp_path / "proxy").iterdir()] == ["1-abc"]

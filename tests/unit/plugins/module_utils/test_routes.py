@@ -11,7 +11,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._routes import litel
 
 def endpoint(model: str, host: str, context: int | None, mode: str = "chat") -> dict[str, t.Any]:
     url = f"http://{host}:8081"
-    return {"model": model, "host": host, "port": 8081, "engine": "llama_router", "mode": mode, "url": url, "max_input_tokens": context}
+    return {"model": model, "host": host, "port": 8081, "engine": "llama_router", "mode": mode, "url": url, "max_input_tokens": context, "heard": True}
 
 
 FLEET = [
@@ -68,18 +68,23 @@ def test_without_up_to_a_quarter_of_the_context_is_for_the_answer_but_the_last_t
     }
 
 
+def itself(*names: str) -> list[dict[str, t.Any]]:
+    return [{name: [{"model": name, "num_retries": 0}]} for name in names]
+
+
 def test_fallbacks_and_where_a_prompt_goes_that_an_engine_refuses() -> None:
     routes = {"auto": {**AUTO, "fallbacks": ["chat", "gone", "other"]}, "other": route("chat"), "lost": route("gone")}
     found = litellm_routes(routes, FLEET)
     assert found["router_settings"] == {
-        "fallbacks": [{"auto": ["chat", "other"]}],
+        "fallbacks": [{"auto": ["chat", "other"]}, *itself("chat", "coder", "open", "other", "small")],
         "context_window_fallbacks": [{"auto": ["coder", "chat", "other"]}],
     }
     assert {entry["model_name"] for entry in found["models"]} == {"auto", "other"}
 
 
 def test_without_routes_there_is_nothing_to_say() -> None:
-    assert litellm_routes({}, FLEET) == {"models": [], "router_settings": {"fallbacks": [], "context_window_fallbacks": []}}
+    settings = {"fallbacks": itself("chat", "coder", "open", "small"), "context_window_fallbacks": []}
+    assert litellm_routes({}, FLEET) == {"models": [], "router_settings": settings}
     assert route_errors({}, FLEET) == []
 
 
@@ -89,12 +94,23 @@ def test_a_drained_host_gets_no_new_requests() -> None:
     assert [one["model"] for one in left] == ["small", "chat", "embed", "open"]
     found = litellm_routes({"auto": {**AUTO, "fallbacks": ["coder", "chat"]}}, left)
     assert [entry["model_info"]["id"] for entry in found["models"]] == ["auto/small@gpu1:8081"]
-    assert found["router_settings"]["fallbacks"] == [{"auto": ["chat"]}]
+    assert found["router_settings"]["fallbacks"] == [{"auto": ["chat"]}, *itself("chat", "open", "small")]
+
+
+def test_a_route_that_wants_one_attempt_is_not_its_own_fallback() -> None:
+    found = litellm_routes({"once": {**route("coder"), "retries": 0}}, FLEET)
+    assert found["router_settings"]["fallbacks"] == itself("chat", "coder", "open", "small")
 
 
 def test_drain_is_true_or_false() -> None:
     with pytest.raises(InputError, match=r"llm_drain of gpu1 is 'yes': it must be true or false"):
         serving(FLEET[:1], {"gpu1": {"llm_drain": "yes"}})
+
+
+def test_a_server_that_cannot_be_reached_keeps_nobody_from_the_others() -> None:
+    silent = {**endpoint("open", "gpu3", None), "heard": False}
+    found = litellm_routes({"auto": route("open", "coder")}, [silent, endpoint("open", "gpu4", 8192), endpoint("coder", "gpu1", 32768)])
+    assert [entry["model_info"]["id"] for entry in found["models"]] == ["auto/open@gpu4:8081", "auto/coder@gpu1:8081"]
 
 
 def test_a_context_that_nobody_knows_is_no_limit_that_could_be_written() -> None:

@@ -157,7 +157,7 @@ def test_a_missing_user_is_created_first(tmp_path: Path, systemd: Systemd, monke
     (created,) = [command for command in commands if command[0] == "useradd"]
     assert created[-1] == "llm-nobody-has-this-name"
     assert created[created.index("--home-dir") + 1] == "/var/lib/x"
-    monkeypatch.setattr(_systemd, "_has_user", lambda _name: True)
+    monkeypatch.setattr(_systemd._system_user, "find", lambda _name: (999, 999))
     assert not present(wanted, run, check=False).changed
 
 

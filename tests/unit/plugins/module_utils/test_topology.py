@@ -60,7 +60,7 @@ def test_a_port_of_its_own_is_a_router_of_its_own() -> None:
 
 
 def test_a_model_of_vllm_is_a_server_of_its_own_with_all_of_its_repository() -> None:
-    serve = [{"model": "fast", "gpus": [0, 1]}, {"model": "fast", "port": 8101, "gpus": [2]}]
+    serve: list[dict[str, t.Any]] = [{"model": "fast", "gpus": [0, 1]}, {"model": "fast", "port": 8101, "gpus": [2]}]
     plan = host_plan(CATALOGUE, *one(serve), "box")
     first, second = plan["engines"]
     assert (first["engine"], first["service"], first["port"], first["bind"]) == ("vllm", "vllm", 8100, "127.0.0.1")
@@ -95,7 +95,7 @@ def test_a_deployment_overrides_its_model() -> None:
 
 
 def test_nothing_placed_is_nothing_to_do() -> None:
-    assert host_plan(CATALOGUE, *one([]), "box") == {"models": [], "engines": [], "firewall": []}
+    assert host_plan(CATALOGUE, *one([]), "box") == {"models": [], "parts": [], "engines": [], "firewall": []}
 
 
 def test_engines_listen_where_the_gateway_reaches_them() -> None:

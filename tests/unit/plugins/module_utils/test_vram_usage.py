@@ -6,6 +6,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.baremetal.llm.plugins.module_utils import _vram_usage
 from ansible_collections.baremetal.llm.plugins.module_utils._nvml import Gpu, Process
 from ansible_collections.baremetal.llm.plugins.module_utils._vram import MIB, Usage
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_usage import drifts, usages
@@ -93,3 +94,12 @@ def test_a_drift_names_both_figures(processes: Processes) -> None:
     assert drift(3488) == []
     assert drift(4513)[0].startswith("chat (llama-router) takes 4513 MiB of gpu0, 4000 MiB were planned: add it to llm_vram_reserved")
     assert drift(3487)[0].startswith("chat (llama-router) takes 3487 MiB of gpu0, 4000 MiB were planned: memory lies idle")
+
+
+def test_a_process_in_a_container_is_known_by_its_user(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = {"20": "llm-llama-router", "21": "llm-other"}
+    monkeypatch.setattr(_vram_usage, "_user", lambda directory: owners.get(directory.name, ""))
+    for pid in (20, 21, 22):
+        processes.add(pid, "docker", "--alias", "chat", resident=MIB)
+    found = usages({"deployments": [deployment("chat", [])]}, [], processes.proc)
+    assert [(usage.model, usage.place, usage.actual) for usage in found] == [("chat", "ram", MIB)]

@@ -22,6 +22,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm import (
     vllm_memory,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_cache import pool
+from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_stage import largest_stage
 from ansible_collections.baremetal.llm.plugins.module_utils._vram_vllm_work import graph_sizes
 from ansible_collections.baremetal.llm.tests.unit.fixtures.models import safetensors as st
 
@@ -60,6 +61,33 @@ def test_two_gpus_halve_what_is_divided(read: Read) -> None:
     assert two[0].cache * 2 == one.cache
     assert one.weights / 2 < two[0].weights < one.weights / 2 * 1.01  # norms and positions are on both
     assert two[0].overhead > one.overhead  # NCCL
+
+
+def test_stages_and_hosts_divide_a_model(read: Read) -> None:
+    shape, settings = read("qwen3-8b"), VllmSettings(max_model_len=8192)
+    one = vllm_memory(shape, settings).devices[0]
+    half = largest_stage(shape, 2)
+    assert len(half.trunk) == len(shape.trunk) // 2
+    staged = vllm_memory(half, replace(settings, stages=2, hosts=2)).devices
+    assert len(staged) == 1
+    assert staged[0].cache * 2 == one.cache
+    ends = shape.vocabulary * shape.embedding_length * 2  # the embedding or the output, in 16 bits
+    assert one.weights / 2 < staged[0].weights < one.weights / 2 + ends
+    # one GPU on each of two hosts is as two GPUs on one
+    assert vllm_memory(shape, replace(settings, hosts=2)).devices[0] == vllm_memory(shape, replace(settings, tensor_parallel=2)).devices[0]
+    # two on each of two: each layer within a host, half of the layers on each
+    four = vllm_memory(half, replace(settings, tensor_parallel=2, stages=2, hosts=2)).devices
+    assert len(four) == 2
+    assert four[0].cache * 4 == one.cache
+
+
+def test_stages_that_do_not_come_out_even(read: Read) -> None:
+    shape = read("qwen3-8b")
+    assert len(largest_stage(shape, 5).trunk) == -(-len(shape.trunk) // 5)
+    with pytest.raises(InputError, match="pipeline_parallel is 99, but the model has 36 layers"):
+        largest_stage(shape, 99)
+    with pytest.raises(InputError, match="3 GPUs on each of 1 hosts cannot be divided into 2 stages"):
+        VllmSettings(max_model_len=8192, tensor_parallel=3, stages=2)
 
 
 def test_key_and_value_heads_are_repeated_when_there_are_more_gpus(read: Read) -> None:

@@ -19,8 +19,8 @@ def test_the_rules_arrive(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         return Outcome(True, {"before": "a", "after": "b"})
 
     monkeypatch.setattr(port_guard, "present", present)
-    answer = call(port_guard, check=True, rules=[{"ports": [8081], "sources": ["192.0.2.1"]}, {"ports": [9100]}], unit="[Service]")
-    assert seen == [([Rule((8081,), ("192.0.2.1",)), Rule((9100,), ())], "[Service]", True)]
+    answer = call(port_guard, check=True, rules=[{"ports": [8081, "32768-60999"], "sources": ["192.0.2.1"]}, {"ports": [9100]}], unit="[Service]")
+    assert seen == [([Rule(("8081", "32768-60999"), ("192.0.2.1",)), Rule(("9100",), ())], "[Service]", True)]
     assert (answer["changed"], answer["diff"]) == (True, {"before": "a", "after": "b"})
 
 

@@ -145,3 +145,51 @@ def test_what_the_log_says_is_told(engine: dict[str, t.Any], call: Call) -> None
 def test_check_mode_asks_nothing(engine: dict[str, t.Any], call: Call) -> None:
     engine["dies"] = True
     assert call(vllm_ready, check=True, **READY) == {"changed": False, "warmed": []} | {"invocation": call(vllm_ready, check=True, **READY)["invocation"]}
+
+
+class Engine:
+    """A Docker engine with a container that was started again four times, and with the images that it is told to have."""
+
+    def __init__(self, *images: str) -> None:
+        self.images = images
+
+    def __call__(self) -> Engine:
+        return self
+
+    def image(self, image: str) -> dict[str, t.Any] | None:
+        return {} if image in self.images else None
+
+    def inspect(self, _name: str) -> dict[str, t.Any]:
+        return {"RestartCount": 4}
+
+
+def test_the_vllm_of_an_image_is_asked_there(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[t.Any] = []
+
+    def run_program(_docker: t.Any, image: str, command: list[str], **others: t.Any) -> tuple[int, str, str]:
+        seen.append((image, command[0], others["read"] == [str(Path(command[3]).parent)], others["gpus"], Path(command[3]).read_text()))
+        return 0, f"{ANSWER}{json.dumps({**KNOWN, 'error': ''})}\n", ""
+
+    monkeypatch.setattr(vllm_config, "run_program", run_program)
+    monkeypatch.setattr(vllm_config, "Docker", Engine("sha256:1"))
+    image: dict[str, t.Any] = {"image": "sha256:1", "python": "python3", "gpu": True}
+    assert config(**image)["checked"]
+    assert seen[0][:4] == ("sha256:1", "python3", True, True)
+    assert KEY not in seen[0][4]
+    assert "# Checked with sha256:1" in config.path.read_text(encoding="utf-8")
+    assert not config(**image)["checked"]
+    assert "does not know the option max-num-seq;" in config({"max-num-seq": 1}, **image)["msg"]
+    other: dict[str, t.Any] = {**image, "image": "sha256:2"}
+    assert "sha256:2 is not installed" in config(**other)["msg"]
+    assert not config(check=True, **other)["checked"]
+
+
+def test_a_container_that_does_not_stay_up_is_noticed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_until_healthy(_server: Server, _timeout: float, restarts: t.Callable[[], int]) -> None:
+        raise NotReady(f"restarted {restarts()} times")
+
+    monkeypatch.setattr(vllm_ready, "wait_until_healthy", wait_until_healthy)
+    monkeypatch.setattr(vllm_ready, "unit_state", lambda *_arguments: {"LoadState": "not-found", "NRestarts": ""})
+    monkeypatch.setattr(vllm_ready, "_log", lambda _module: "")
+    monkeypatch.setattr(vllm_ready, "Docker", Engine())
+    assert "restarted 4 times" in call(vllm_ready, url="http://127.0.0.1:1", model="m", api_key="k", unit="llm-x")["msg"]
