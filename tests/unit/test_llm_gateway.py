@@ -53,7 +53,21 @@ class Stream:
         raise error
 
 
+class Refused(Exception):
+    """fastapi's HTTPException, as far as it is used."""
+
+    def __init__(self, status_code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status_code = status_code
+
+
+class NotConnected(Exception):
+    """httpx's ConnectError and ConnectTimeout."""
+
+
 MODULES = (
+    "fastapi",
+    "httpx",
     "litellm",
     "litellm.integrations",
     "litellm.integrations.custom_logger",
@@ -80,6 +94,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[t.Any, types.ModuleType]:
     modules["litellm.llms.custom_httpx"].__dict__["http_handler"] = handler = types.ModuleType("http_handler")
     handler.__dict__["build_aiohttp_keepalive_socket_factory"] = None
     modules["litellm.llms.openai.common_utils"].__dict__["BaseOpenAILLM"] = OpenAI
+    modules["fastapi"].__dict__["HTTPException"] = Refused
+    modules["httpx"].__dict__["ConnectError"] = modules["httpx"].__dict__["ConnectTimeout"] = NotConnected
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     spec = importlib.util.spec_from_file_location("llm_gateway", FILE)
@@ -137,6 +153,22 @@ def test_a_prompt_that_only_fits_what_rests_finds_nothing_available(loaded: tupl
     for resting in (LARGE, ENDLESS):
         with pytest.raises(Unavailable, match="What holds a prompt of 50 tokens is not available"):
             left(loaded, [SMALL, resting], [SMALL], 50)
+
+
+def test_where_all_rest_nobody_asked_too_often(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    with pytest.raises(Unavailable, match="No server of this model answers at the moment"):
+        left(loaded, [SMALL, LARGE], [], 5)
+
+
+def test_a_server_that_cannot_be_connected_to_is_unavailable_and_a_cut_answer_is_not(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    def told(cause: Exception) -> t.Any:
+        error = Unavailable("Connection error.", "", "chat")
+        error.__cause__ = Unavailable("Connection error.", "", "chat")
+        error.__cause__.__context__ = cause
+        return asyncio.run(loaded[0].async_post_call_failure_hook({}, error, None))
+
+    assert told(NotConnected()).status_code == 503
+    assert told(ConnectionResetError()) is None
 
 
 def test_a_prompt_that_fits_nothing_and_one_that_fits_are_left_to_litellm(loaded: tuple[t.Any, types.ModuleType]) -> None:

@@ -12,7 +12,8 @@ A request that failed is tried again, and least-busy may choose the same deploym
 Whatever has failed for a request is passed over as long as there is another.
 
 A prompt that only fits a deployment that rests after failures is not too long. LiteLLM sees only those that are left and would tell the
-client so (400); what it gets is that the model is unavailable (503), after the route's fallbacks have been asked.
+client so (400), and where all of them rest that it asked too often (429); where none can be connected to, that the gateway broke (500). What it gets
+is that the model is unavailable (503), after the route's fallbacks have been asked.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from __future__ import annotations
 import socket
 import typing as t
 
+import httpx
 import litellm
+from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.llms.custom_httpx import http_handler
@@ -33,6 +36,9 @@ TCP_OPTIONS = {
     socket.TCP_KEEPINTVL: 1,
     socket.TCP_KEEPCNT: 2,
 }
+
+
+NOBODY = "No server of this model answers at the moment. Try again later."
 
 
 def engine_socket(address: tuple[t.Any, ...]) -> socket.socket:
@@ -76,18 +82,36 @@ class Gateway(CustomLogger):  # type: ignore[misc]
         request_kwargs: dict[str, t.Any] | None = None,
         parent_otel_span: t.Any = None,
     ) -> list[t.Any]:
+        if not healthy_deployments:
+            raise _unavailable(model, NOBODY)
         tried = _tried(request_kwargs or {})
         healthy_deployments = [one for one in healthy_deployments if _id(one) not in tried] or healthy_deployments
         left = [_limit(one) for one in healthy_deployments]
         resting = [_limit(one) for one in _all_deployments(model)]
-        if not messages or not left or None in left or len(left) == len(resting):
+        if not messages or None in left or len(left) == len(resting):
             return healthy_deployments
         needed = litellm.token_counter(messages=messages, tools=(request_kwargs or {}).get("tools"))
         if needed > max(left) and any(limit is None or needed <= limit for limit in resting):
-            raise litellm.ServiceUnavailableError(
-                message=f"What holds a prompt of {needed} tokens is not available at the moment. Try again later.", llm_provider="", model=model
-            )
+            raise _unavailable(model, f"What holds a prompt of {needed} tokens is not available at the moment. Try again later.")
         return healthy_deployments
+
+    async def async_post_call_failure_hook(
+        self, request_data: dict[str, t.Any], original_exception: Exception, user_api_key_dict: t.Any, traceback_str: str | None = None
+    ) -> HTTPException | None:
+        # LiteLLM's own words would tell how often it tried, and what its fallbacks said.
+        return HTTPException(503, NOBODY) if NOBODY in str(original_exception) or _not_connected(original_exception) else None
+
+
+def _not_connected(found: BaseException | None) -> bool:
+    while found is not None:
+        if isinstance(found, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def _unavailable(model: str, message: str) -> Exception:
+    return t.cast("Exception", litellm.ServiceUnavailableError(message=message, llm_provider="", model=model))
 
 
 def _all_deployments(model: str) -> list[t.Any]:
