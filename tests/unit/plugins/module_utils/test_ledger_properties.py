@@ -117,7 +117,7 @@ def test_more_memory_never_shortens_a_context(what: t.Any) -> None:
 def test_a_large_host_is_planned_quickly() -> None:
     here = machine(*(gpu(index, 80) for index in range(8)), tensor_parallel=(tuple(range(8)),))
     demands = [demand(f"model-{number}", shape(6 + number, experts=number % 3 == 0)) for number in range(10)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     found: Plan = plan(here, [*demands, vllm("a", shape(100)), vllm("b", shape(30))], {}, [], Policy())
     assert found.fits
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2

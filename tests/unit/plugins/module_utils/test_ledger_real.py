@@ -108,9 +108,9 @@ def test_advice_on_real_models_helps(shapes: dict[str, ModelShape]) -> None:
 def test_a_large_host_is_planned_in_two_seconds(shapes: dict[str, ModelShape]) -> None:
     demands = [demand(f"{name}-{number}", shapes[name]) for number in range(2) for name in NAMES]
     plan(host(24), demands[:6], {}, [], Policy())  # the first look at a model's tensors is slower, and is not what is measured
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert plan(host(*[24] * 8), demands, {}, [], Policy()).fits
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 def test_what_an_engine_refuses_is_said_of_host_and_model(shapes: dict[str, ModelShape]) -> None:

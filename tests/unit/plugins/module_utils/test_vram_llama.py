@@ -419,7 +419,7 @@ def test_an_answer_takes_a_millisecond(tmp_path: Path) -> None:
     """The ledger asks thousands of times. Ten times the time that it takes here, for slow and busy machines."""
     shape = read_gguf(LocalFiles(tmp_path), published.write(published.llama3_8b(), tmp_path / "model.gguf").name)
     llama_memory(shape, plain())
-    start = time.perf_counter()
+    start = time.process_time()
     for number in range(100):
         llama_memory(shape, plain(context=4096 + 256 * number))
-    assert time.perf_counter() - start < 100 * 0.005
+    assert time.process_time() - start < 100 * 0.005

@@ -276,7 +276,7 @@ def test_what_is_refused(read: Read) -> None:
 def test_it_is_fast_after_the_first_time(read: Read) -> None:
     shape = read("qwen3-30b-a3b")  # 18,000 tensors
     vllm_memory(shape, VllmSettings(max_model_len=4096))
-    began = time.perf_counter()
+    began = time.process_time()
     for length in range(1000, 1100):
         vllm_memory(shape, VllmSettings(max_model_len=length))
-    assert (time.perf_counter() - began) / 100 < 0.005
+    assert (time.process_time() - began) / 100 < 0.005
