@@ -54,7 +54,7 @@ sanity: venv ## ansible-test sanity, on a copy of what git would commit
 molecule: venv ## Fresh machines, from check mode to removal (SCENARIOS=default for one)
 	tests/tools.sh
 	tests/machine/engine.sh
-	for scenario in $(SCENARIOS); do molecule --base-config molecule/shared/base.yml test --scenario-name $$scenario; done
+	for scenario in $(SCENARIOS); do tests/scenario.sh $$scenario; done
 
 lock: venv ## Lock the Python requirements again, of the controller and of the hosts
 	for purpose in uv demo test; do \

@@ -31,6 +31,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._stream import (
 ATTEMPTS = 3  # at a model whose tokens come in a heap
 LANES = 8  # hosts that are asked at the same time
 LONGEST_WAIT = 20.0  # seconds that a 429 may ask us to wait
+RETRY = 2.0  # seconds between two questions to a front door that answers 503
 TURNED_AWAY = (401, 429)  # 429: too many have tried without a key just now
 TEXTS = ["A server answers requests.", "A river flows to the sea."]
 
@@ -84,22 +85,27 @@ class Proof(t.NamedTuple):
     unauthorized: int | None  # the status that the front door gives to those without a key
 
 
-def prove(targets: Sequence[Target], prompt: str, max_tokens: int) -> Proof:
-    """Ask every target that is not drained. The findings come in the order of the targets, then those of whoever lets anybody in."""
+def prove(targets: Sequence[Target], prompt: str, max_tokens: int, rest: float = 0) -> Proof:
+    """Ask every target that is not drained. The findings come in the order of the targets, then those of whoever lets anybody in.
+
+    The front door may let an engine that has just come back rest for `rest` seconds more; that long its 503 is no answer, if all engines do answer.
+    """
     lanes: dict[str, list[int]] = {}
     for number, target in enumerate(targets):
         lanes.setdefault(target.host, []).append(number)
     found: dict[int, Finding] = {}
     open_doors: list[Finding] = []
     statuses: list[int | None] = []
+    rested = 0.0
 
     def ask_lane(numbers: list[int]) -> None:
-        for number, finding in zip(numbers, _lane([targets[number] for number in numbers], prompt, max_tokens)):
+        for number, finding in zip(numbers, _lane([targets[number] for number in numbers], prompt, max_tokens, rested)):
             found[number] = finding
 
     doors = lanes.pop("", [])
     with ThreadPoolExecutor(LANES) as pool:
         list(pool.map(ask_lane, lanes.values()))
+    rested = time.monotonic() + (0 if any(finding.error for finding in found.values()) else rest)
     ask_lane(doors)
     for target in _one_of_each_service(found[number] for number in range(len(targets))):
         status, error = without_key(target.endpoint, Question(target.model, prompt, 1))
@@ -128,7 +134,7 @@ def without_key(endpoint: Endpoint, question: Question, turned_away: Container[i
     return answer.status, None if answer.status in turned_away else OpenDoorError(f"{answer}; it must answer 401")
 
 
-def _lane(targets: Iterable[Target], prompt: str, max_tokens: int) -> t.Iterator[Finding]:
+def _lane(targets: Iterable[Target], prompt: str, max_tokens: int, rested: float) -> t.Iterator[Finding]:
     """One after the other. Where nothing answers, the next models of the same service are not asked: every attempt may take seconds."""
     gone: dict[str, LLMError] = {}
     for target in targets:
@@ -139,6 +145,9 @@ def _lane(targets: Iterable[Target], prompt: str, max_tokens: int) -> t.Iterator
             yield Finding(target, error=gone[url])
         else:
             finding = _ask(target, prompt, max_tokens)
+            while _unavailable(finding) and time.monotonic() < rested:
+                time.sleep(RETRY)
+                finding = _ask(target, prompt, max_tokens)
             if isinstance(finding.error, UnreachableError):
                 gone[url] = finding.error
             yield finding
@@ -151,6 +160,10 @@ def _ask(target: Target, prompt: str, max_tokens: int) -> Finding:
         return _patiently(lambda: _embed(target) if target.mode == "embedding" else _rerank(target))
     except LLMError as exc:
         return Finding(target, error=exc)
+
+
+def _unavailable(finding: Finding) -> bool:
+    return isinstance(finding.error, HTTPStatusError) and finding.error.status == 503
 
 
 def _patiently(ask: Callable[[], Finding]) -> Finding:

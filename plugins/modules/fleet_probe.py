@@ -19,6 +19,7 @@ description:
   - A service that answers is also asked without a key, and must turn that away.
   - Tokens that come through the front door in a heap are a failure, see M(baremetal.llm.stream_probe). An engine may send several tokens at once.
   - Whoever answers 429 and says in how many seconds it is worth trying again, up to 20, is asked once more.
+  - Where all engines answer and the front door says 503, it may still let an engine rest that has just come back, see O(rest).
   - It never fails because of what it finds, so that the table can be shown first, see the example.
 attributes:
   check_mode:
@@ -91,6 +92,12 @@ options:
     description: Seconds for each whole answer, which includes loading the model.
     type: int
     default: 120
+  rest:
+    description:
+      - Seconds for which the front door may answer 503 although all engines answer. LiteLLM lets an engine rest after failures, also when it is
+        there again.
+    type: int
+    default: 30
 """
 
 EXAMPLES = r"""
@@ -227,6 +234,7 @@ def main() -> None:
             "prompt": {"type": "str", "default": "Count from one to twenty in words."},
             "max_tokens": {"type": "int", "default": 128, "no_log": False},
             "timeout": {"type": "int", "default": 120},
+            "rest": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )
@@ -234,7 +242,7 @@ def main() -> None:
         targets = wanted(module.params)
     except LLMError as exc:
         module.fail_json(msg=str(exc))
-    findings, status = prove(targets, module.params["prompt"], module.params["max_tokens"])
+    findings, status = prove(targets, module.params["prompt"], module.params["max_tokens"], module.params["rest"])
     failures, said = problems(findings), summary(findings, status)
     result: dict[str, t.Any] = {
         "changed": False,

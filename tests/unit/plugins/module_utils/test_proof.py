@@ -114,6 +114,32 @@ def test_hosts_at_the_same_time_and_models_of_one_host_one_after_the_other(monke
     assert [finding.target.model for finding in found] == ["d", "a", "b", "c"]
 
 
+RESTING: list[Step] = json_reply({"error": {"message": "No server of this model answers at the moment."}}, "503 Service Unavailable")
+
+
+def test_a_front_door_that_lets_an_engine_rest_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_proof, "RETRY", 0.1)
+    with ScriptedStream(paced(), REFUSED) as one, ScriptedStream(RESTING, RESTING, paced(), REFUSED) as door:
+        proof = prove([engine(one), engine(door, host="")], "Go.", 16, rest=30)
+    assert [finding.state for finding in proof.findings] == ["served"] * 2
+    assert len(door.requests) == 4
+
+
+def test_a_front_door_that_rests_for_longer_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_proof, "RETRY", 0.1)
+    with ScriptedStream(paced(), REFUSED) as one, ScriptedStream(RESTING) as door:
+        proof = prove([engine(one), engine(door, host="")], "Go.", 16, rest=0.5)
+    assert [finding.state for finding in proof.findings] == ["served", "failed"]
+    assert len(door.requests) > 2
+
+
+def test_a_front_door_without_its_engines_is_asked_once() -> None:
+    with ScriptedStream(RESTING) as door:
+        proof = prove([nobody(), engine(door, host="")], "Go.", 16, rest=30)
+    assert [finding.state for finding in proof.findings] == ["failed"] * 2
+    assert len(door.requests) == 1
+
+
 def test_where_nothing_answers_the_rest_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

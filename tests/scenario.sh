@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# One scenario of Molecule, from a fresh machine to its removal. What failed is said once more at the very end, where it is found.
+# Usage: scenario.sh NAME
+set -euo pipefail
+
+export COLUMNS=400  # Molecule breaks longer lines
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+molecule --base-config molecule/shared/base.yml test --scenario-name "$1" 2>&1 | tee "$log" && exit
+echo "What failed in scenario $1:"
+sed -E 's/\x1b\[[0-9;]*m//g; s/^ *│ ?//' "$log" | grep -E '^(E   |FAILED [^-]|fatal: |failed: |\[ERROR\])' | cut -c 1-600 | tail -n 16 || true
+exit 1
