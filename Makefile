@@ -15,9 +15,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOST_PATTERN_MISMATCH := error
 export ANSIBLE_INJECT_FACT_VARS := false
 
-SCENARIOS ?= default trixie versions gpu container_toolkit repository firewall fleet
-# Killed runs, Debian's own driver built by DKMS, other branches of it, the real vLLM (6 GB), containers, faults under load: some minutes each.
-LONG_SCENARIOS ?= interrupted gpu_driver driver_branches vllm multihost containers faults postgresql
+SCENARIOS ?= default trixie versions gpu container_toolkit repository firewall fleet gateway
+# Killed runs, Debian's own driver built by DKMS, other branches of it, the real vLLM (6 GB), containers, faults under load,
+# the gateway's database broken, upgraded and taken back, two gateways: some minutes each.
+LONG_SCENARIOS ?= interrupted gpu_driver driver_branches vllm multihost containers faults postgresql gateway_faults gateway_upgrade two_gateways
 
 .PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
 

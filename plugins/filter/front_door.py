@@ -13,7 +13,8 @@ def _front_door(settings: t.Mapping[str, t.Any], host: str) -> dict[str, t.Any]:
     wrong = errors(settings, host)
     if wrong:
         return {"errors": wrong, "limits": [], "subject_alt_names": []}
-    return {"errors": [], "limits": limit_groups(settings), "subject_alt_names": subject_alt_names(settings["server_names"])}
+    names = [*settings["server_names"], *settings["admin_names"]]
+    return {"errors": [], "limits": limit_groups(settings), "subject_alt_names": subject_alt_names(names)}
 
 
 class FilterModule:

@@ -9,11 +9,18 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._inventory import inventory_errors
+from ansible_collections.baremetal.llm.plugins.module_utils._key_files import read_key
+from ansible_collections.baremetal.llm.plugins.module_utils._keys_errors import key_file_errors
+from ansible_collections.baremetal.llm.plugins.module_utils._topology import GATEWAYS
 
 
-def _inventory_errors(catalogue: t.Any, hostvars: t.Any, groups: t.Any) -> t.Any:
+def _inventory_errors(catalogue: t.Any, hostvars: t.Any, groups: t.Any, secrets_dir: str = "", rotate: t.Any = ()) -> t.Any:
     try:
-        return inventory_errors(catalogue, hostvars, groups)
+        found = inventory_errors(catalogue, hostvars, groups)
+        if not found and secrets_dir:
+            for host in groups.get(GATEWAYS, []):
+                found += key_file_errors(host, hostvars[host], lambda name: read_key(secrets_dir, name), rotate)
+        return found
     except LLMError as exc:
         raise AnsibleFilterError(str(exc)) from exc
 

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import shutil
 import typing as t
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ _ASK_PIP = (
     "asked = subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'], capture_output=True, text=True, check=True).stdout\n"
     "found = dict(line.split('=', 1) for line in asked.splitlines() if '=' in line)\n"
     "named = found.get(':env:.index-url') or found.get('install.index-url') or found.get('global.index-url')\n"
-    "print(named.strip().strip(\"'\") if named else PyPI.simple_url)\n"
+    'print(named.strip().strip("\'") if named else PyPI.simple_url)\n'
 )
 
 
@@ -74,12 +76,24 @@ def _unpack(artifact: Artifact, target: Path, run: Runner) -> None:
         download(Source(mirrored(url, artifact.mirror), sha256=sha256), archive)
         content = place / "content"
         content.mkdir(mode=0o755)
+        if archive.suffix == ".gz" and not archive.name.endswith(".tar.gz"):
+            _gunzip(archive, content / archive.stem)
+            os.replace(content, target)
+            archive.unlink()
+            return
         # tar detects the compression, and never leaves the directory
         status, _out, err = run(["tar", "--extract", f"--file={archive}", f"--directory={content}", "--no-same-owner"])
         if status != 0:
             raise LLMError(f"{artifact.name} {artifact.version}: tar cannot unpack {archive.name}: {err.strip()}")
         os.replace(_kept(artifact, content), target)
         archive.unlink()
+
+
+def _gunzip(archive: Path, program: Path) -> None:
+    """A single program, packed."""
+    with gzip.open(archive) as packed, open(program, "wb") as plain:
+        shutil.copyfileobj(packed, plain)
+    program.chmod(0o755)
 
 
 def _kept(artifact: Artifact, content: Path) -> Path:

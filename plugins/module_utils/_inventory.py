@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing as t
 from collections.abc import Iterator, Mapping
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._keys_errors import keys_errors, shared_database_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._routes import route_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._span_errors import part_errors, span_errors
 from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
@@ -26,14 +26,15 @@ from ansible_collections.baremetal.llm.plugins.module_utils._topology import (
     parse_ip,
     weight_files,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils._virtual_address import gateway_errors
+from ansible_collections.baremetal.llm.plugins.module_utils._words import one_of
 
-CATALOGUE_KEYS = frozenset({"source", "revision", "files", "sha256", "engine"})
+CATALOGUE_KEYS = frozenset({"source", "revision", "files", "sha256", "engine", "price"})
 PLACEMENT_KEYS = frozenset({"model", "gpus", "hosts", "port"})
 VRAM_POLICIES = ("enforce", "warn")
 MINIMAL_KEY_LENGTH = 32
 KNOWN_KEYS = frozenset({"sk-1234", "sk-local-prod"})
 _MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SOURCE = re.compile(r"(hf:[^/\s]+/[^/\s]+|https?://\S+|file:/\S+)")
 
@@ -52,12 +53,15 @@ def inventory_errors(catalogue: HostVariables, hostvars: HostVariables, groups: 
             found.append(f"llm_drain of {host} is {drain!r}: it must be true or false.")
         policy = hostvars[host].get("llm_vram_policy", "enforce")
         if policy not in VRAM_POLICIES:
-            found.append(f"llm_vram_policy of {host} is {policy!r}: {_one_of(policy, VRAM_POLICIES)}.")
+            found.append(f"llm_vram_policy of {host} is {policy!r}: {one_of(policy, VRAM_POLICIES)}.")
     found += _address_errors(hostvars, groups)
     if groups.get(GATEWAYS) and not placed:
         found.append("No host of inference_servers has an llm_serve: place at least one model of llm_models on one of them.")
     for host in groups.get(GATEWAYS, []):
+        found += keys_errors(host, hostvars[host], catalogue)
         found += _gateway_errors(host, hostvars[host])
+    found += shared_database_errors(hostvars, groups.get(GATEWAYS, []))
+    found += gateway_errors(hostvars, groups.get(GATEWAYS, []))
     if not found:
         found += part_errors(catalogue, hostvars, groups)
     if not found:  # what follows derives from an inventory that makes sense
@@ -80,15 +84,24 @@ def _model_errors(name: str, entry: t.Any) -> Iterator[str]:
         return
     engine = ENGINES.get(entry.get("engine", ""))
     if engine is None:
-        yield f"{where}.engine is {entry.get('engine')!r}: {_one_of(entry.get('engine'), ENGINES)}."
+        yield f"{where}.engine is {entry.get('engine')!r}: {one_of(entry.get('engine'), ENGINES)}."
     elif unknown := set(entry) - CATALOGUE_KEYS - engine.options:
         for key in sorted(unknown):
-            yield f"{where}.{key} is not an option: {_one_of(key, CATALOGUE_KEYS | engine.options, listed=False)}; what only the engine knows goes into extra."
+            yield f"{where}.{key} is not an option: {one_of(key, CATALOGUE_KEYS | engine.options, listed=False)}; what only the engine knows goes into extra."
+    yield from _price_errors(where, entry.get("price"))
     source = entry.get("source")
     if not isinstance(source, str) or not _SOURCE.fullmatch(source):
         yield f"{where}.source is {source!r}: it must be hf:<owner>/<repository>, https://<address> or file:/<path on the host>."
     else:
         yield from _file_errors(where, entry, engine)
+
+
+def _price_errors(where: str, price: t.Any) -> Iterator[str]:
+    if price is None:
+        return
+    amounts = list(price.values()) if isinstance(price, Mapping) and set(price) == {"input", "output"} else [None]
+    if not all(isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount >= 0 for amount in amounts):
+        yield f"{where}.price is {price!r}: it must be what a million tokens cost, such as {{input: 0.5, output: 1.5}}."
 
 
 def _file_errors(where: str, entry: Variables, engine: Engine | None) -> Iterator[str]:
@@ -120,7 +133,7 @@ def _placement_errors(
         name = placed.get("model")
         where = f"llm_serve of {host}: {name}"
         if name not in catalogue:
-            yield f"llm_serve of {host} places the model {name!r}, which is not in llm_models: {_one_of(name, catalogue)}."
+            yield f"llm_serve of {host} places the model {name!r}, which is not in llm_models: {one_of(name, catalogue)}."
             continue
         if name in broken:
             continue
@@ -128,7 +141,7 @@ def _placement_errors(
         engine = ENGINES[entry["engine"]]
         if unknown := set(placed) - PLACEMENT_KEYS - engine.options:
             for key in sorted(unknown):
-                yield f"{where} has the unknown option {key!r}: {_one_of(key, PLACEMENT_KEYS | engine.options, listed=False)}."
+                yield f"{where} has the unknown option {key!r}: {one_of(key, PLACEMENT_KEYS | engine.options, listed=False)}."
             continue
         gpus = placed.get("gpus", [])
         if not isinstance(gpus, list) or not all(_whole(gpu) and gpu >= 0 for gpu in gpus) or len(set(gpus)) != len(gpus):
@@ -196,26 +209,6 @@ def _is_local(address: str) -> bool:
 
 
 def _gateway_errors(host: str, variables: Variables) -> Iterator[str]:
-    clients = variables.get("llm_clients")
-    if not isinstance(clients, list) or not clients or not all(isinstance(client, Mapping) for client in clients):
-        yield f"llm_clients of {host} is {clients!r}: it must be a list of mappings with at least a name, such as [{{name: laptop}}]."
-        return
-    names = [client.get("name") for client in clients]
-    for name in dict.fromkeys(names):
-        if not isinstance(name, str) or not _CLIENT_NAME.fullmatch(name):
-            yield f"llm_clients of {host}: {name!r} is no name for a client: use letters, digits, '.', '_' and '-'."
-        elif names.count(name) > 1:
-            yield f"llm_clients of {host} names {name} {names.count(name)} times: a client has one entry."
-    for client in clients:
-        key = client.get("key")
-        if key is not None and (len(str(key)) < MINIMAL_KEY_LENGTH or re.search(r"[^!-~]|[\"\\]", str(key))):
-            yield (
-                f"llm_clients of {host}: the key of {client.get('name')} is shorter than {MINIMAL_KEY_LENGTH} characters or has some that a"
-                " header cannot carry: leave it out, and one is made."
-            )
-        for limit in ("requests_per_minute", "burst", "parallel"):
-            if limit in client and not (_whole(client[limit]) and client[limit] >= (0 if limit == "burst" else 1)):
-                yield f"llm_clients of {host}: {limit} of {client.get('name')} is {client[limit]!r}: it must be a positive whole number."
     key = variables.get("llm_master_key")
     if key is not None and (len(str(key)) < MINIMAL_KEY_LENGTH or key in KNOWN_KEYS):
         yield (
@@ -226,16 +219,11 @@ def _gateway_errors(host: str, variables: Variables) -> Iterator[str]:
     if bool(certificate) != bool(private_key):
         given, missing = ("nginx_tls_certificate", "nginx_tls_private_key")[:: 1 if certificate else -1]
         yield f"{given} of {host} is set but {missing} is not: set both, or neither, and a certificate is made."
-
-
-def _one_of(value: t.Any, known: t.Iterable[str], listed: bool = True) -> str:
-    """What was meant, if it is near, and what there is."""
-    choices = sorted(known)
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {near[0]}" if near else ""
-    if listed or not near:
-        return "; ".join(part for part in (hint, f"there is: {', '.join(choices) or 'nothing yet'}") if part)
-    return hint
+    if variables.get("llm_database") and variables.get("litellm_deployment", variables.get("llm_deployment")) == "container":
+        yield (
+            f"llm_database of {host} is true, but its LiteLLM is to run in a container (litellm_deployment, or llm_deployment): with a database it runs"
+            " natively only. Set litellm_deployment to native; the engines may stay in containers."
+        )
 
 
 def _whole(value: t.Any) -> bool:

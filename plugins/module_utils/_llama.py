@@ -28,7 +28,7 @@ ROUTER_KEYS = re.compile(r"(host|port|reuse-port|alias|models-.*|api-key.*|ssl-.
 RENAMED_KEYS = {"mmap": "load-mode", "no-mmap": "load-mode", "mlock": "load-mode"}
 
 # Entries of the catalogue and of a deployment that say where a model is and where it goes, not how the engine runs it.
-PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "port"})
+PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "price", "port"})
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*$")
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*$")

@@ -63,7 +63,7 @@ _ADVICE: dict[str, tuple[Advice, Advice]] = {
     ),
     "key": (
         Advice("key refused", "The engine runs with another key than the one in <inventory>/.secrets/engine_key.", AGAIN),
-        Advice("key refused", "The front door does not know the key of the first of llm_clients.", "run playbooks/gateway.yml"),
+        Advice("key refused", "The front door does not know the key of the first of llm_keys.", "run playbooks/gateway.yml"),
     ),
     "model": (
         Advice("unknown model", "The engine answers, but does not serve a model of this name.", AGAIN),
@@ -73,7 +73,7 @@ _ADVICE: dict[str, tuple[Advice, Advice]] = {
         Advice("too busy", "The engine has more to do than it takes.", "ask again later; or see its parallel requests in llm_models"),
         Advice(
             "too busy",
-            "The limit of the first of llm_clients is reached, or LiteLLM lets the engines behind the name rest after failures.",
+            "The limit of the first of llm_keys is reached, or LiteLLM lets the engines behind the name rest after failures.",
             "run playbooks/prove.yml again in a minute; if it stays, raise requests_per_minute of that client, or " + DOOR_LOG,
         ),
     ),

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import typing as t
 from pathlib import Path
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
@@ -40,11 +39,6 @@ def ensure_secret(directory: str, name: str, prefix: str = "") -> str:
     finally:
         staged.unlink()
     return _read(path)
-
-
-def with_keys(clients: t.Sequence[t.Mapping[str, t.Any]], directory: str) -> list[dict[str, t.Any]]:
-    """The clients of the front door, each with its ``key``: the user's own, or one made in ``keys/<name>``."""
-    return [{**client, "key": client.get("key") or ensure_secret(directory, f"keys/{client['name']}")} for client in clients]
 
 
 def _read(path: Path) -> str:

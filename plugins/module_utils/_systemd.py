@@ -96,7 +96,8 @@ def plan(app: App, run: Runner, difference: Difference, written: frozenset[Path]
     difference.add(f"{label}running", running, running or app.start)
     if action in ("restart", "reload"):
         difference.add(f"{label}process", "older than its inputs", f"{action}ed")
-    stale = unit.path in changed or before["NeedDaemonReload"] == "yes"
+    # Any unit: an app may have a second one among its files.
+    stale = any(path.parent == UNIT_DIRECTORY for path in changed) or before["NeedDaemonReload"] == "yes"
     return Plan(app, frozenset(changed), lacks_user, stale, enable, action)
 
 

@@ -35,6 +35,7 @@ PART = "-part"  # what follows the name of the service where it is not the head
 MASTER_PORT = 29500
 NODE_PORTS = "32768-60999"
 LEAST = ("context", "parallel", "max_batched_tokens", "kv_cache_memory", "gpu_memory_utilization")
+TOKENS_OF_A_PRICE = 1_000_000
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - behind a key, and only where no address of the host is known
 
@@ -167,6 +168,7 @@ def endpoints(catalogue: HostVariables, hostvars: HostVariables, groups: Groups,
             "mode": _mode(deployment.options),
             "url": f"http://{_in_url(address_seen_from(gateway, hostvars, groups, host))}:{deployment.port}",
             "max_input_tokens": _tokens(deployment.options.get("context")),
+            "price": deployment.entry.get("price"),
             "heard": PLAN in hostvars[host],  # whether the host has answered in this run
         }
         for host in groups.get(SERVERS, [])
@@ -184,6 +186,7 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
                 "model": f"{_provider(endpoint)}/{endpoint['model']}",
                 "api_base": f"{endpoint['url']}/v1",
                 "litellm_credential_name": credential,
+                **_costs(endpoint.get("price")),
             },
             "model_info": {
                 "id": f"{endpoint['model']}@{endpoint['host']}:{endpoint['port']}",
@@ -193,6 +196,11 @@ def litellm_models(found: Sequence[Variables], credential: str = "engine") -> li
         }
         for endpoint in found
     ]
+
+
+def _costs(price: Variables | None) -> dict[str, float]:
+    """What LiteLLM counts of each token. It takes an unknown model for free."""
+    return {f"{kind}_cost_per_token": price[kind] / TOKENS_OF_A_PRICE for kind in ("input", "output")} if price else {}
 
 
 def parts(catalogue: HostVariables, hostvars: HostVariables, groups: Groups, host: str, decided: bool = True) -> list[Deployment]:

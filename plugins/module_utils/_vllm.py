@@ -26,7 +26,7 @@ PLUGINS = {"bitsandbytes": "vllm-bnb-plugin", "gguf": "vllm-gguf-plugin"}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 # Entries of the catalogue and of a deployment that say where a model is and where it goes, not how the engine runs it.
-PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "hosts", "port"})
+PLACEMENT = frozenset({"name", "model", "source", "revision", "files", "sha256", "engine", "price", "hosts", "port"})
 
 # Keys that the role sets itself, or that would put a secret where it does not belong.
 RESERVED = frozenset(

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure what the gateway adds to the engine's times.")
     parser.add_argument("--reach", default="docker exec -i baremetal-llm-demo", help="command that runs another there")
     parser.add_argument("--secrets", type=Path, default=ROOT / "inventories/demo/.secrets")
-    parser.add_argument("--client", default="demo", help="the client of llm_clients whose key is used")
+    parser.add_argument("--client", default="demo", help="the client of llm_keys whose key is used")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--server-name", default="localhost", help="a name in the front door's certificate")
     parser.add_argument("--rounds", type=int, default=15)

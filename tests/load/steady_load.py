@@ -42,6 +42,7 @@ class Target:
     name: str = "localhost"
     ca: str = ""
     path: str = "/v1/chat/completions"
+    source: str = ""  # address of ours that it is asked from; empty: any
 
 
 @dataclasses.dataclass
@@ -75,12 +76,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How much load: requests per second, tokens each, and how long a client waits in silence."""
+    """How much load: requests per second, tokens each, how long a client waits in silence, and what it says."""
 
     rate: float = 2
     clients: int = 32
     tokens: int = 40
     patience: float = 60
+    prompt: str = "Tell me a story."
 
 
 class Load:
@@ -132,13 +134,25 @@ class Load:
 
 
 async def ask(
-    target: Target, shape: Shape, request: Request, now: t.Callable[[], float], context: ssl.SSLContext | None
+    target: Target,
+    shape: Shape,
+    request: Request,
+    now: t.Callable[[], float],
+    context: ssl.SSLContext | None,
+    *,
+    on_text: t.Callable[[str], None] | None = None,
 ) -> tuple[str, str]:
     """One request on a connection of its own. Returns its outcome with a detail; a connection that breaks raises."""
-    connecting = asyncio.open_connection(target.address, target.port, ssl=context, server_hostname=target.name if context else None)
+    connecting = asyncio.open_connection(
+        target.address,
+        target.port,
+        ssl=context,
+        server_hostname=target.name if context else None,
+        local_addr=(target.source, 0) if target.source else None,
+    )
     reader, writer = await asyncio.wait_for(connecting, shape.patience)
     try:
-        writer.write(_message(target, shape.tokens))
+        writer.write(_message(target, shape))
         headers = await _head(reader, shape.patience)
         request.status = int(headers[""])
         request.server = headers.get("x-litellm-model-id", "")
@@ -151,7 +165,9 @@ async def ask(
             said = json.loads(event)
             if said.get("error"):
                 return TOLD, f"error event: {_words(event.encode())}"
-            if _text(said):
+            if text := _text(said):
+                if on_text:
+                    on_text(text)
                 request.latest = now()
                 request.first = request.first or request.latest
                 request.tokens += 1
@@ -162,12 +178,12 @@ async def ask(
             await asyncio.wait_for(writer.wait_closed(), 1)
 
 
-def _message(target: Target, tokens: int) -> bytes:
+def _message(target: Target, shape: Shape) -> bytes:
     body = {
         "model": target.model,
-        "max_tokens": tokens,
+        "max_tokens": shape.tokens,
         "stream": True,
-        **({"messages": [{"role": "user", "content": "Tell me a story."}]} if "chat" in target.path else {"prompt": "Tell me a story."}),
+        **({"messages": [{"role": "user", "content": shape.prompt}]} if "chat" in target.path else {"prompt": shape.prompt}),
     }
     data = json.dumps(body).encode()
     head = [
@@ -247,7 +263,7 @@ def main() -> int:
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     given = parser.parse_args()
     target = Target(given.address, given.port, given.model, given.key_file.read_text().strip(), given.name, given.ca)
-    with Load(target, Shape(given.rate, given.clients, given.tokens, given.patience)) as load:
+    with Load(target, Shape(given.rate, given.clients, given.tokens, given.patience, given.prompt)) as load:
         time.sleep(given.seconds)
     print(summary(load.requests))
     return 1 if any(request.failed for request in load.requests) else 0

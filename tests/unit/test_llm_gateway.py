@@ -58,11 +58,11 @@ class Refused(Exception):
 
     def __init__(self, status_code: int, detail: str) -> None:
         super().__init__(detail)
-        self.status_code = status_code
+        self.status_code, self.detail = status_code, detail
 
 
 class NotConnected(Exception):
-    """httpx's ConnectError and ConnectTimeout."""
+    """httpx's NetworkError and its like."""
 
 
 MODULES = (
@@ -78,6 +78,7 @@ MODULES = (
     "litellm.llms.openai",
     "litellm.llms.openai.common_utils",
     "litellm.proxy",
+    "litellm.proxy.common_request_processing",
     "litellm.proxy.proxy_server",
 )
 
@@ -95,7 +96,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[t.Any, types.ModuleType]:
     handler.__dict__["build_aiohttp_keepalive_socket_factory"] = None
     modules["litellm.llms.openai.common_utils"].__dict__["BaseOpenAILLM"] = OpenAI
     modules["fastapi"].__dict__["HTTPException"] = Refused
-    modules["httpx"].__dict__["ConnectError"] = modules["httpx"].__dict__["ConnectTimeout"] = NotConnected
+    modules["litellm.proxy.common_request_processing"].__dict__["ProxyBaseLLMRequestProcessing"] = type("Processing", (), {})
+    modules["httpx"].__dict__.update(dict.fromkeys(("ConnectTimeout", "NetworkError", "RemoteProtocolError"), NotConnected))
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     spec = importlib.util.spec_from_file_location("llm_gateway", FILE)
@@ -112,9 +114,7 @@ def deployment(name: str, limit: int | None) -> dict[str, t.Any]:
 SMALL, LARGE, ENDLESS = deployment("small", 10), deployment("large", 100), deployment("endless", None)
 
 
-def left(
-    loaded: tuple[t.Any, types.ModuleType], everything: list[t.Any], healthy: list[t.Any], words: int, tried: t.Sequence[str] = ()
-) -> list[str]:
+def left(loaded: tuple[t.Any, types.ModuleType], everything: list[t.Any], healthy: list[t.Any], words: int, tried: t.Sequence[str] = ()) -> list[str]:
     gateway, server = loaded
     server.__dict__["llm_router"] = Router(*everything)
     request = {"metadata": {"previous_models": [{"deployment_id": name} for name in tried]}}
@@ -165,10 +165,47 @@ def test_a_server_that_cannot_be_connected_to_is_unavailable_and_a_cut_answer_is
         error = Unavailable("Connection error.", "", "chat")
         error.__cause__ = Unavailable("Connection error.", "", "chat")
         error.__cause__.__context__ = cause
-        return asyncio.run(loaded[0].async_post_call_failure_hook({}, error, None))
+        return asyncio.run(loaded[0].async_post_call_failure_hook({"proxy_server_request": {}}, error, None))
 
     assert told(NotConnected()).status_code == 503
     assert told(ConnectionResetError()) is None
+
+
+def test_what_a_stream_ends_with_says_so_too(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    """LiteLLM makes that of the error itself."""
+    error = Unavailable("Response payload is not completed", "", "chat")
+    error.__context__ = NotConnected()
+    asyncio.run(loaded[0].async_post_call_failure_hook({"proxy_server_request": {}}, error, None))
+    assert vars(error) == {**vars(error), "status_code": 503, "message": "The engine broke off in the middle of its answer."}
+
+
+def test_a_router_that_starts_the_process_of_a_model_is_no_broken_gateway(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    error = Refused(500, "OpenAIException - proxy error: Could not establish connection")
+    assert asyncio.run(loaded[0].async_post_call_failure_hook({"proxy_server_request": {}}, error, None)).status_code == 503
+    error = Refused(500, "OpenAIException - the template of this model does not take tools")
+    assert asyncio.run(loaded[0].async_post_call_failure_hook({"proxy_server_request": {}}, error, None)) is None
+
+
+def test_a_database_that_cannot_be_connected_to_is_no_model_that_cannot(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    error = Unavailable("Connection error.", "", "chat")
+    error.__cause__ = NotConnected()
+    told = asyncio.run(loaded[0].async_post_call_failure_hook({}, error, None))
+    assert told.status_code == 503
+    assert "look keys up" in told.detail
+
+
+def test_a_limit_of_a_key_is_not_tried_around(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    processing = sys.modules["litellm.proxy.common_request_processing"].__dict__["ProxyBaseLLMRequestProcessing"]
+    assert processing()._configured_fallbacks(llm_router=loaded[1], user_api_key_dict=None) is None
+
+
+def test_no_error_holds_the_hash_of_a_key(loaded: tuple[t.Any, types.ModuleType]) -> None:
+    error = Refused(429, f"Rate limit exceeded for api_key: {'0a' * 32}. Limit type: requests.")
+    error.message = f"Key={'0a' * 32}"  # type: ignore[attr-defined]
+    assert asyncio.run(loaded[0].async_post_call_failure_hook({}, error, None)) is None
+    assert (error.status_code, error.detail) == (429, "Rate limit exceeded for api_key: (hidden). Limit type: requests.")
+    assert str(error) == error.detail
+    assert error.message == "Key=(hidden)"  # type: ignore[attr-defined]
 
 
 def test_a_prompt_that_fits_nothing_and_one_that_fits_are_left_to_litellm(loaded: tuple[t.Any, types.ModuleType]) -> None:

@@ -29,9 +29,7 @@ WHERE_A_SECRET_COULD_BE = {
     "environments": "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'",
     "units": "cat /etc/systemd/system/llm-*; systemctl show 'llm-*'",
     "the journal": "journalctl --no-pager --output=export",
-    "files that everybody may read": (
-        "find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1024k -exec cat {} + 2>/dev/null"
-    ),
+    "files that everybody may read": ("find /etc /opt/llm /var/lib/llm /tmp /run -xdev -type f -perm -o=r -size -1024k -exec cat {} + 2>/dev/null"),
 }
 PROMPT_TOKENS = """
 import re, sys, urllib.request

@@ -1,6 +1,6 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Four things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
+"""Six things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
 
 A model may think for minutes before its first token, so LiteLLM's timeouts are long. A server that has vanished, so that its packets do not come any
 more, would be waited for just as long. The kernel finds out in seconds, for every kind of call, if it is told to ask: see ``engine_socket``.
@@ -13,11 +13,17 @@ Whatever has failed for a request is passed over as long as there is another.
 
 A prompt that only fits a deployment that rests after failures is not too long. LiteLLM sees only those that are left and would tell the
 client so (400), and where all of them rest that it asked too often (429); where none can be connected to, that the gateway broke (500). What it gets
-is that the model is unavailable (503), after the route's fallbacks have been asked.
+is that the model is unavailable (503), after the route's fallbacks have been asked. Where it is the database that cannot be connected to, it says so.
+
+A key that has reached its limit would be tried again with the route's fallbacks, of which LiteLLM takes those with settings for the name of a model: the
+client would be told that its model is no string (400). It is told of the limit.
+
+What LiteLLM says of a key's limits and budgets can hold the key's hash, under which the database knows it. It is taken out.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import typing as t
 
@@ -28,6 +34,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.llms.custom_httpx import http_handler
 from litellm.llms.openai.common_utils import BaseOpenAILLM
+from litellm.proxy.common_request_processing import ProxyBaseLLMRequestProcessing
 
 TCP_OPTIONS = {
     socket.TCP_SYNCNT: 1,  # asks twice for a connection: 3 seconds
@@ -39,6 +46,11 @@ TCP_OPTIONS = {
 
 
 NOBODY = "No server of this model answers at the moment. Try again later."
+TORN = "The engine broke off in the middle of its answer."
+# What llama.cpp's router says with a 500 while it starts or ends the process of a model.
+ROUTER_ALONE = ("proxy error: ", "model is not loaded", "model is not running")
+HASH = re.compile(r"\b[0-9a-f]{64}\b")
+NO_KEYS = "The gateway cannot look keys up at the moment, because its database does not answer. Try again later."
 
 
 def engine_socket(address: tuple[t.Any, ...]) -> socket.socket:
@@ -63,14 +75,15 @@ def refuse_torn_answers() -> None:
 
     def checked(stream: t.Any) -> t.Any:
         if stream.received_finish_reason is None and stream.intermittent_finish_reason is None:
-            stream._log_stream_failure_and_raise(
-                litellm.InternalServerError(
-                    message="The engine broke off in the middle of its answer.", model=stream.model, llm_provider=stream.custom_llm_provider
-                )
-            )
+            stream._log_stream_failure_and_raise(litellm.InternalServerError(message=TORN, model=stream.model, llm_provider=stream.custom_llm_provider))
         return finish(stream)
 
     CustomStreamWrapper.finish_reason_handler = checked
+
+
+def let_limits_be() -> None:
+    """Without fallbacks at this place, the refusal reaches the client. After a failure of a model they are asked elsewhere."""
+    ProxyBaseLLMRequestProcessing._configured_fallbacks = staticmethod(lambda **_given: None)
 
 
 class Gateway(CustomLogger):  # type: ignore[misc]
@@ -98,13 +111,32 @@ class Gateway(CustomLogger):  # type: ignore[misc]
     async def async_post_call_failure_hook(
         self, request_data: dict[str, t.Any], original_exception: Exception, user_api_key_dict: t.Any, traceback_str: str | None = None
     ) -> HTTPException | None:
+        _hide_hashes(original_exception)
         # LiteLLM's own words would tell how often it tried, and what its fallbacks said.
-        return HTTPException(503, NOBODY) if NOBODY in str(original_exception) or _not_connected(original_exception) else None
+        if NOBODY in str(original_exception):
+            return HTTPException(503, NOBODY)
+        if not _engine_gone(original_exception):
+            return None
+        # The error with which a stream ends, also one that has not begun, is made of the error itself.
+        vars(original_exception).update(message=TORN, status_code=503)
+        # What LiteLLM adds to every request it has let in is not there yet: it was the database that did not answer.
+        return HTTPException(503, NOBODY if "proxy_server_request" in request_data else NO_KEYS)
 
 
-def _not_connected(found: BaseException | None) -> bool:
+def _hide_hashes(found: Exception) -> None:
+    """In the error itself, so that its kind, its status and its headers stay as they are."""
+    for name in ("message", "detail"):
+        if isinstance(text := getattr(found, name, None), str):
+            setattr(found, name, HASH.sub("(hidden)", text))
+    found.args = tuple(HASH.sub("(hidden)", text) if isinstance(text, str) else text for text in found.args)
+
+
+def _engine_gone(found: BaseException | None) -> bool:
+    """It cannot be connected to, or it has hung up instead of answering."""
+    if any(text in str(found) for text in (NOBODY, *ROUTER_ALONE)):
+        return True
     while found is not None:
-        if isinstance(found, (httpx.ConnectError, httpx.ConnectTimeout)):
+        if isinstance(found, (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError)):
             return True
         found = found.__cause__ or found.__context__
     return False
@@ -137,4 +169,5 @@ def _limit(deployment: t.Any) -> int | None:
 
 watch_connections()
 refuse_torn_answers()
+let_limits_be()
 gateway = Gateway()

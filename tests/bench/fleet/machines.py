@@ -81,7 +81,7 @@ class Fleet:
             "ansible_connection": "community.docker.docker",
             "ansible_python_interpreter": "/usr/bin/python3",
             "llm_models": {model: entry for models in servers.values() for model in models},
-            "llm_clients": [{"name": CLIENT, "requests_per_minute": 100_000, "burst": 10_000, "parallel": 256}],
+            "llm_keys": [{"name": CLIENT, "requests_per_minute": 100_000, "burst": 10_000, "parallel": 256}],
             "llm_server_names": [self.address(gateway)],
             "llm_firewall_sources": [self.controller],
             "llama_router_method": "source",

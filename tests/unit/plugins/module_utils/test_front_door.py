@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.baremetal.llm.plugins.module_utils._front_door import errors, limit_groups, subject_alt_names
+from ansible_collections.baremetal.llm.plugins.module_utils._front_door import errors, key_errors, limit_groups, subject_alt_names
 
 KEY = "a" * 64
 OTHER_KEY = "b" * 64
@@ -23,6 +23,11 @@ def settings(**changes: t.Any) -> dict[str, t.Any]:
         "backends": ["127.0.0.1:4000"],
         "standby_backends": ["127.0.0.1:4001"],
         "backend_key": "sk-" + "c" * 64,
+        "unlisted_keys": False,
+        "refused_keys": [],
+        "admin_names": [],
+        "admin_sources": [],
+        "acme": {},
         "routes": [{"path": "/v1/models/", "methods": ["GET"]}],
         "tls_certificate": "",
         "tls_private_key": "",
@@ -34,8 +39,30 @@ def clients(*entries: dict[str, t.Any]) -> dict[str, t.Any]:
     return {"api_keys": list(entries)}
 
 
-def test_sound_settings_have_no_errors() -> None:
-    assert errors(settings(), "gw") == []
+def admin(*names: str, sources: tuple[str, ...] = ("10.0.5.0/24",)) -> dict[str, t.Any]:
+    return {"admin_names": list(names), "admin_sources": list(sources)}
+
+
+def acme(**changes: t.Any) -> dict[str, t.Any]:
+    return {"acme": {"email": "ops@example.org", **changes}, "server_names": ["llm.example.com"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"backend_key": ""},
+        {"backend_key": "", "unlisted_keys": True, "api_keys": []},
+        {"api_keys": [{"name": "laptop", "key": KEY, "previous_key": OTHER_KEY}]},
+        {"api_keys": [{"name": "laptop", "key": KEY, "previous_key": ""}]},
+        admin("admin.example.org", sources=("10.0.5.0/24", "fd00::/8", "192.168.0.9")),
+        acme(),
+        acme(server="https://ca.example.org/directory", webroot="/var/www/html"),
+        acme(port=8080),
+    ],
+)
+def test_sound_settings_have_no_errors(changes: dict[str, t.Any]) -> None:
+    assert errors(settings(**changes), "gw") == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +78,23 @@ def test_sound_settings_have_no_errors() -> None:
         (clients({"name": "a", "key": KEY, "burst": -1}), ["a.burst is -1", "at least 0"]),
         (clients({"name": "a", "key": KEY, "parallel": "many"}), ["a.parallel is 'many'"]),
         ({"requests_per_minute": 0}, ["nginx_requests_per_minute is 0", "at least 1"]),
-        ({"backend_key": ""}, ["nginx_backend_key", "0 characters"]),
+        ({"backend_key": "short"}, ["nginx_backend_key", "5 characters"]),
+        ({"refused_keys": ["sk-1234"]}, ["nginx_refused_keys", "7 characters"]),
+        ({"unlisted_keys": True}, ["nginx_unlisted_keys is true", "Leave nginx_backend_key empty"]),
+        (clients({"name": "a", "key": KEY, "previous_key": "short"}), ["previous_key of 'a'", "5 characters"]),
+        (clients({"name": "a", "key": KEY}, {"name": "b", "key": OTHER_KEY, "previous_key": KEY}), ["'a' and 'b'", "same key"]),
+        ({"admin_names": ["admin.example.org"]}, ["nginx_admin_names is set", "nginx_admin_sources is empty"]),
+        ({"admin_sources": ["10.0.5.0/24"]}, ["nginx_admin_sources is set", "nginx_admin_names is empty"]),
+        (admin("192.168.0.51"), ["nginx_admin_names", "'192.168.0.51'", "DNS name"]),
+        (admin("LLM.example.com"), ["'LLM.example.com'", "in nginx_server_names too"]),
+        (admin("admin.example.org", sources=("everybody",)), ["nginx_admin_sources", "'everybody'", "10.0.5.0/24"]),
+        (admin("admin.example.org", sources=("10.0.5.7/24",)), ["nginx_admin_sources", "'10.0.5.7/24'"]),
+        (admin("admin.example.org", sources=("0.0.0.0/0",)), ["nginx_admin_sources contains 0.0.0.0/0", "everybody"]),
+        (acme(email="nobody"), ["nginx_acme.email is 'nobody'"]),
+        (acme(server="http://ca.example.org"), ["nginx_acme.server is 'http://ca.example.org'", "https://"]),
+        (acme(webroot="/var/www", port=80), ["both webroot and port"]),
+        ({**acme(), "server_names": ["10.0.0.1"]}, ["'10.0.0.1'", "public DNS names only"]),
+        ({**acme(), "tls_certificate": "PEM", "tls_private_key": "PEM"}, ["nginx_acme and nginx_tls_certificate"]),
         ({"server_names": []}, ["nginx_server_names is empty"]),
         ({"server_names": ["two words"]}, ["nginx_server_names", "'two words'"]),
         ({"backends": ["http://127.0.0.1:4000"]}, ["nginx_backends", "host:port"]),
@@ -86,6 +129,13 @@ def test_clients_with_equal_limits_share_a_group() -> None:
         {"requests_per_minute": 300, "burst": 60, "parallel": 32, "retry_after": 1, "clients": ["laptop", "desk"]},
         {"requests_per_minute": 7, "burst": 0, "parallel": 32, "retry_after": 9, "clients": ["slow"]},
     ]
+
+
+def test_the_clients_alone_are_checked_alike() -> None:
+    assert key_errors(settings()["api_keys"], settings(), "gw") == []
+    (message,) = key_errors([{"name": "a", "key": "short"}], settings(), "gw")
+    assert message.startswith("gw: nginx_api_keys: the key of 'a'")
+    assert key_errors([], settings(), "gw") == []  # the last client is gone
 
 
 def test_names_are_written_as_certificates_write_them() -> None:

@@ -11,12 +11,10 @@ MODEL: dict[str, t.Any] = {"source": "file:/srv/chat.gguf", "engine": "llama_rou
 CLIENTS = [{"name": "laptop"}]
 
 
-def errors(
-    models: dict[str, t.Any] | None = None, serve: t.Any = None, clients: t.Any = None, **host: t.Any
-) -> list[str]:
+def errors(models: dict[str, t.Any] | None = None, serve: t.Any = None, clients: t.Any = None, **host: t.Any) -> list[str]:
     catalogue = {"chat": MODEL} if models is None else models
     placed = [{"model": "chat"}] if serve is None else serve
-    hostvars = {"box": {"llm_serve": placed, "llm_clients": CLIENTS if clients is None else clients, **host}}
+    hostvars = {"box": {"llm_serve": placed, "llm_keys": CLIENTS if clients is None else clients, **host}}
     return inventory_errors(catalogue, hostvars, {"inference_servers": ["box"], "gateways": ["box"]})
 
 
@@ -77,24 +75,28 @@ def test_a_wrong_placement(serve: t.Any, said: str) -> None:
     assert said in found[0]
 
 
-@pytest.mark.parametrize(
-    ("clients", "said"),
-    [
-        ([], "llm_clients of box is []"),
-        (["laptop"], "it must be a list of mappings"),
-        ([{"name": "a b"}], "'a b' is no name for a client"),
-        ([{"name": "a"}, {"name": "a"}], "names a 2 times"),
-        ([{"name": "a", "key": "short"}], "the key of a is shorter than 32 characters"),
-        ([{"name": "a", "key": 'with"quote' + "x" * 32}], "a header cannot carry"),
-        ([{"name": "a", "requests_per_minute": 0}], "requests_per_minute of a is 0"),
-        ([{"name": "a", "parallel": "many"}], "parallel of a is 'many'"),
-    ],
-)
-def test_a_wrong_client(clients: t.Any, said: str) -> None:
-    found = errors(clients=clients)
-    assert len(found) == 1, found
-    assert said in found[0]
-    assert "short:" not in found[0]
+def test_keys_are_looked_at_too() -> None:
+    (found,) = errors(clients=[{"name": "a b"}])
+    assert "'a b' is no name here" in found
+    (found,) = errors(llm_clients=[])
+    assert found == "llm_clients of box has a new name: rename it to llm_keys."
+
+
+@pytest.mark.parametrize("price", [3, {"input": 1}, {"input": -1, "output": 1}, {"input": "a", "output": 1}, {"input": 1, "output": 1, "x": 1}])
+def test_a_wrong_price(price: t.Any) -> None:
+    (found,) = errors({"chat": {**MODEL, "price": price}})
+    assert found.startswith("llm_models.chat.price is")
+    assert errors({"chat": {**MODEL, "price": {"input": 0.5, "output": 2}}}) == []
+
+
+def test_gateways_that_share_a_database() -> None:
+    hostvars: dict[str, dict[str, t.Any]] = {
+        "gpu1": {"llm_serve": [{"model": "chat"}], "ansible_host": "10.0.0.1"},
+        "gw1": {"llm_keys": CLIENTS, "llm_database": True, "ansible_host": "10.0.0.2"},
+        "gw2": {"llm_keys": CLIENTS, "llm_database": True, "ansible_host": "10.0.0.3"},
+    }
+    found = inventory_errors({"chat": MODEL}, hostvars, {"inference_servers": ["gpu1"], "gateways": ["gw1", "gw2"]})
+    assert [("postgresql_external" in error, "litellm_redis" in error) for error in found] == [(True, False), (False, True)] * 2
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,7 @@ def test_a_wrong_client(clients: t.Any, said: str) -> None:
         ({"llm_master_key": "sk-1234"}, "llm_master_key of box has 7 characters"),
         ({"nginx_tls_certificate": "PEM"}, "nginx_tls_certificate of box is set but nginx_tls_private_key is not"),
         ({"nginx_tls_private_key": "PEM"}, "nginx_tls_private_key of box is set but nginx_tls_certificate is not"),
+        ({"llm_database": True, "llm_deployment": "container"}, "llm_database of box is true, but its LiteLLM is to run in a container"),
     ],
 )
 def test_a_wrong_gateway(variables: dict[str, t.Any], said: str) -> None:
@@ -154,6 +157,6 @@ def test_what_vllm_no_longer_has_is_refused_before_anything_runs(extra: dict[str
     ],
 )
 def test_two_hosts_with_one_address(one: dict[str, t.Any], other: dict[str, t.Any], wrong: bool) -> None:
-    hostvars = {"gpu1": {"llm_serve": [{"model": "chat"}], **one}, "gpu2": {"llm_serve": [{"model": "chat"}], **other}, "gw": {"llm_clients": CLIENTS}}
+    hostvars = {"gpu1": {"llm_serve": [{"model": "chat"}], **one}, "gpu2": {"llm_serve": [{"model": "chat"}], **other}, "gw": {"llm_keys": CLIENTS}}
     found = inventory_errors({"chat": MODEL}, hostvars, {"inference_servers": ["gpu1", "gpu2"], "gateways": ["gw"]})
     assert found == (["gpu2 and gpu1 have the same address, 10.0.0.1: correct llm_address or ansible_host of one of them."] if wrong else [])

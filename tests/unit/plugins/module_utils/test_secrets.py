@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
-from ansible_collections.baremetal.llm.plugins.module_utils._secrets import ensure_secret, with_keys
+from ansible_collections.baremetal.llm.plugins.module_utils._secrets import ensure_secret
 
 
 def test_made_once_and_only_for_its_owner(tmp_path: Path) -> None:
@@ -38,11 +38,3 @@ def test_an_empty_file_is_an_error_and_not_an_empty_secret(tmp_path: Path) -> No
     (tmp_path / "one").write_text("\n")
     with pytest.raises(InputError, match="is empty"):
         ensure_secret(str(tmp_path), "one")
-
-
-def test_a_client_keeps_the_key_it_was_given(tmp_path: Path) -> None:
-    given, made = with_keys([{"name": "ci", "key": "mine"}, {"name": "laptop", "burst": 3}], str(tmp_path))
-    assert given == {"name": "ci", "key": "mine"}
-    assert made["burst"] == 3
-    assert made["key"] == (tmp_path / "keys" / "laptop").read_text().strip()
-    assert not (tmp_path / "keys" / "ci").exists()

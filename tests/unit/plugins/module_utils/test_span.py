@@ -23,7 +23,7 @@ Hosts = dict[str, dict[str, t.Any]]
 def fleet(*serve: dict[str, t.Any], **gpu02: t.Any) -> Hosts:
     placed = list(serve) or [{"model": "giant", "gpus": [0, 1], "hosts": ["gpu02"]}]
     return {
-        "gw": {"ansible_host": "10.0.0.9", "llm_clients": [{"name": "laptop"}]},
+        "gw": {"ansible_host": "10.0.0.9", "llm_keys": [{"name": "laptop"}]},
         "gpu01": {"ansible_host": "10.0.0.1", "llm_serve": placed},
         "gpu02": {"ansible_host": "10.0.0.2", **gpu02},
         "gpu03": {"ansible_host": "10.0.0.3"},

@@ -184,3 +184,10 @@ def test_a_host_whose_memory_is_not_known_yet_has_no_plan() -> None:
     hostvars, groups = one([{"model": "small"}])
     hostvars["box"][PLAN] = {"known": False, "plan": {}}
     assert "fit" not in host_plan(CATALOGUE, hostvars, groups, "box")["engines"][0]["models"]["small"]
+
+
+def test_a_price_is_what_litellm_counts_of_each_token() -> None:
+    priced = {"chat": {"source": "file:/a.gguf", "engine": "llama_router", "price": {"input": 0.5, "output": 2}}}
+    found = endpoints(priced, {"box": {"llm_serve": [{"model": "chat"}]}}, {"inference_servers": ["box"], "gateways": ["box"]}, "box")
+    (model,) = litellm_models(found)
+    assert (model["litellm_params"]["input_cost_per_token"], model["litellm_params"]["output_cost_per_token"]) == (5e-07, 2e-06)
