@@ -61,9 +61,10 @@ lock: venv ## Lock the Python requirements again, of the controller and of the h
 	for purpose in uv demo test; do \
 	  uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 requirements/$$purpose.in -o requirements/$$purpose.txt; \
 	done
-	# of the hosts: the version in a file's name is the one that its entry in roles/common/vars/lock.yml has
+	# of the hosts: the version in a file's name is the one that its entry in roles/common/vars/lock.yml has; an older one has an .in of its own, and stays
 	cd roles/common/files/python; for locked in *.txt; do \
 	  name=$${locked%-*}; python=3.10; limits=; \
+	  [ ! -e $${locked%.txt}.in ] || continue; \
 	  case $$name in vllm-*) python=3.11 ;; esac; \
 	  for kind in overrides excludes; do [ ! -e $$name.$$kind ] || limits="$$limits --$$kind $$name.$$kind"; done; \
 	  uv pip compile --quiet --universal --generate-hashes --python-version $$python $$limits --custom-compile-command "make lock" $$name.in -o $$locked; \

@@ -5,11 +5,12 @@ set -euo pipefail
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v gpg >/dev/null || missing+=(gpg gpg-agent)
+command -v npm >/dev/null || missing+=(npm)  # brings the stand-in for Prisma's engines
 command -v age >/dev/null || missing+=(age)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "The tests need a C compiler (cc), gpg and age. On Debian or Ubuntu: sudo apt-get install ${missing[*]}" >&2
+  echo "The tests need a C compiler (cc), gpg, age and npm. On Debian or Ubuntu: sudo apt-get install ${missing[*]}" >&2
   exit 1
 fi
 echo "Installing for the tests: ${missing[*]}"

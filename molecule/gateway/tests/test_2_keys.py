@@ -12,6 +12,7 @@ import sys
 import time
 import typing as t
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,18 +126,17 @@ BUDGETS = {
 }
 
 
+def refused_for_money(client: OpenAI, name: str) -> bool:
+    return client.ask(name, "tiny-a")[0]["status"] in REFUSED_FOR_MONEY
+
+
 def test_what_is_spent_ends_a_key_a_team_and_a_user(client: OpenAI, admin: Admin) -> None:
     for name, budget in BUDGETS.items():
         if float(admin.query(f"SELECT spend FROM {budget}")) == 0:  # not so where these tests ran before
             assert client.statuses(name, "tiny-a") == [200], name
-        said: list[Answer] = []
-
-        def refused(name: str = name, said: list[Answer] = said) -> bool:
-            said[:] = client.ask(name, "tiny-a")
-            return bool(said[0]["status"] in REFUSED_FOR_MONEY)
-
-        until(refused, 30, f"the budget of {name} is used up: {said}")
-        assert "budget" in said[0]["said"].lower(), said
+        until(partial(refused_for_money, client, name), 30, f"the budget of {name} is used up")
+        (said,) = client.ask(name, "tiny-a")
+        assert "budget" in said["said"].lower(), said
     assert client.statuses("saver", "tiny-a", "tiny-a") == [200, 200]
 
 

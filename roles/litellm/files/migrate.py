@@ -41,7 +41,7 @@ def _migrate() -> None:
     try:
         run_server()
     except SystemExit as exc:
-        if exc.code:
+        if exc.code not in (None, 0):
             raise
 
 

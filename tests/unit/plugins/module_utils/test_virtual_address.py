@@ -77,4 +77,4 @@ def test_an_inventory_is_refused_before_anything_is_changed() -> None:
     assert "10.0.0.100/24 on gw1, none on gw2" in found
     (found,) = gateways("10.0.0.11")
     assert found.startswith("gw1: keepalived_peers is empty")
-    assert [message.split(":")[0] for message in gateways("10.0.0.11", "gw2.example.org")] == ["gw1", "gw2"]
+    assert [message.partition(":")[0] for message in gateways("10.0.0.11", "gw2.example.org")] == ["gw1", "gw2"]
