@@ -33,7 +33,7 @@ def main(mirror: Path, seen_as: str) -> None:
         return
     programs.parent.mkdir(parents=True, exist_ok=True)
     for path, package in PACKAGES.items():
-        _pack(package, mirror / "registry.npmjs.org" / path)
+        _pack(package, mirror / "npm" / path)
     with tempfile.TemporaryDirectory(dir=programs.parent) as scratch:
         place = Path(scratch) / "programs"
         shutil.copytree(HERE, place, ignore=shutil.ignore_patterns("__pycache__"))
