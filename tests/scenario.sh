@@ -3,7 +3,7 @@
 # Usage: scenario.sh NAME
 set -euo pipefail
 
-export COLUMNS=400  # Molecule breaks longer lines
+export COLUMNS=${COLUMNS:-160}  # Molecule breaks longer lines
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
