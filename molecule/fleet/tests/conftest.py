@@ -68,7 +68,7 @@ class Asking:
     def runs(self) -> bool:
         return self.process.poll() is None
 
-    def answers(self, within: float = 120) -> list[Answer]:
+    def answers(self, within: float = 300) -> list[Answer]:
         """All of them, after the last has ended; who asks again and again stops that now."""
         output, _errors = self.process.communicate(timeout=within)
         assert self.process.returncode == 0
@@ -136,7 +136,7 @@ class Fleet:
     def asking(self, *questions: tuple[str, str, int], key: str | None = None, repeat: float = 0, **options: t.Any) -> Asking:
         """Questions are a model, a prompt and how many tokens the answer shall have; options are those of a chat completion."""
         bodies = [{"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, **options} for model, prompt, tokens in questions]
-        job = {"host": ADDRESSES[GATEWAY], "ca": self.secret("tls/ca.crt"), "timeout": 60, "repeat": repeat, "questions": bodies}
+        job = {"host": ADDRESSES[GATEWAY], "ca": self.secret("tls/ca.crt"), "timeout": 120, "repeat": repeat, "questions": bodies}
         return Asking({**job, "key": self.secret("keys/workstation") if key is None else key})
 
     def ask(self, model: str, prompt: str = "Hello", tokens: int = 16, **options: t.Any) -> Answer:
