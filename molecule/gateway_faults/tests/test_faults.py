@@ -1,4 +1,4 @@
-"""What takes minutes: a disk that is full, a clock that jumps, a long time without the database, and two processes that count together."""
+"""What takes minutes: a disk that is full, a long time without the database, and two processes that count together."""
 
 from __future__ import annotations
 
