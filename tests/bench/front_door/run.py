@@ -39,15 +39,20 @@ def place(name: str) -> Path:
     return Path(os.environ.get("LLM_CACHE", "/var/cache/baremetal-llm"), "bench", name)
 
 
-def make(name: str, workers: int) -> Path:
+def make(name: str, workers: int, database: bool) -> Path:
     """The machine, made or brought up to date; returns its secrets."""
     place(name).mkdir(parents=True, exist_ok=True)
     inventory = place(name) / "hosts.yml"
-    connection = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3", "llm_download_cache": "/var/cache/llm/uv"}
-    inventory.write_text(json.dumps({"all": {"hosts": {name: connection}}}))
+    host = {
+        "ansible_connection": "community.docker.docker",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "llm_download_cache": "/var/cache/llm/uv",
+        "litellm_mirror": "/srv/llm/mirror" if database else "",
+    }
+    inventory.write_text(json.dumps({"gateways": {"hosts": {name: host}}}))
     machines = json.dumps({"machines": [{"name": name, "suite": "bookworm"}]})
     ansible(str(ROOT / "tests/machine/create.yml"), "-e", machines, inventory=inventory)
-    ansible(str(HERE / "site.yml"), "-e", json.dumps({"bench_workers": workers}), inventory=inventory)
+    ansible(str(HERE / "site.yml"), "-e", json.dumps({"bench_workers": workers, "bench_database": database}), inventory=inventory)
     return place(name) / ".secrets"
 
 
@@ -90,7 +95,7 @@ def hops_table(rows: t.Sequence[dict[str, t.Any]]) -> str:
 
     def cell(row: dict[str, t.Any], key: str) -> str:
         added = row[key] - base[row["at once"]][key]
-        return f"{row[key] * 1000:.1f} ms" + ("" if row["way"] == DIRECT else f" (+{added * 1000:.1f}, x {row[key] / base[row['at once']][key]:.1f})")
+        return f"{row[key] * 1000:.1f} ms" + ("" if row["way"] == DIRECT else f" ({added * 1000:+.1f}, x {row[key] / base[row['at once']][key]:.1f})")
 
     lines = [[row["at once"], row["way"], *(cell(row, key) for key in keys), f"{row['whole']} of {row['streams']}"] for row in rows]
     return table(["streams", "way", *keys, "whole"], lines)
@@ -111,6 +116,7 @@ def main() -> int:
     parser.add_argument("what", choices=["hops", "crowd", "silence"])
     parser.add_argument("--machine", default=MACHINE)
     parser.add_argument("--workers", type=int, default=1, help="LiteLLM's processes")
+    parser.add_argument("--database", action="store_true", help="LiteLLM with one, so that it looks at keys and writes down what is spent")
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=0, help="60 for crowd, 300 for silence")
     parser.add_argument("--pause", type=float, default=5, help="seconds between two events of a stream, for crowd")
@@ -120,7 +126,7 @@ def main() -> int:
     parser.add_argument("--as-is", action="store_true", help="take the machine as an earlier run has left it")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    secrets = place(given.machine) / ".secrets" if given.as_is else make(given.machine, given.workers)
+    secrets = place(given.machine) / ".secrets" if given.as_is else make(given.machine, given.workers, given.database)
     if given.what == "hops":
         rows = measure(given.machine, secrets, what="hops", streams=[1, 20, 64], rounds=given.rounds)
     elif given.what == "crowd":
