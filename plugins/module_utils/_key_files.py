@@ -1,6 +1,7 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The keys on the controller: ``keys/<name>`` is the key, ``keys/<name>.previous`` the one before it and when that ends.
+"""The keys on the controller: ``keys/<name>`` is the key, ``keys/<name>.previous`` the one before it and when that ends, ``keys/<name>.removed`` one that
+was purged.
 
 A rotation writes the second before the first, so whoever comes after one that was killed in between sees the same key in both and finishes it.
 """
@@ -17,7 +18,9 @@ from pathlib import Path
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.plugins.module_utils._keys_data import (
+    NAME,
     PREVIOUS,
+    REMOVED,
     Item,
     alive,
     grace_seconds,
@@ -32,7 +35,7 @@ PREFIX = "sk-"  # LiteLLM insists on it
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done with the files of one key: ``rotate``, ``forget`` (the previous one) or ``remove`` (all of it)."""
+    """What is to be done with the files of one key: ``rotate``, ``forget`` (the previous one), ``remove`` (all of it) or ``set aside`` (for the user)."""
 
     name: str
     what: str
@@ -52,8 +55,11 @@ def with_keys(keys: Iterable[Item], directory: str, now: dt.datetime) -> list[di
     return found
 
 
-def planned(keys: Iterable[Item], directory: str, rotate: Collection[str], now: dt.datetime) -> list[Change]:
-    """What a run has to do with the files. Raises InputError for a name in ``rotate`` that has no key here."""
+def planned(keys: Iterable[Item], directory: str, rotate: Collection[str], now: dt.datetime, purge: bool = False) -> list[Change]:
+    """What a run has to do with the files. Raises InputError for a name in ``rotate`` that has no key here.
+
+    A key that is absent was named by somebody. One that is purged was not, and may be missing by mistake, so its file is kept under another name.
+    """
     keys = list(keys)
     named = {key["name"] for key in keys if not is_absent(key)}
     if unknown := sorted(set(rotate) - named):
@@ -75,6 +81,8 @@ def planned(keys: Iterable[Item], directory: str, rotate: Collection[str], now: 
             found.append(Change(name, "rotate", why))
         elif previous and previous[1] <= now:
             found.append(Change(name, "forget", "its grace is over"))
+    if purge:
+        found += [Change(name, "set aside", "llm_keys does not name it") for name in _unlisted({key["name"] for key in keys}, directory)]
     return found
 
 
@@ -83,6 +91,10 @@ def carry_out(change: Change, key: Item, directory: str, now: dt.datetime) -> No
     if change.what in ("remove", "forget"):
         if change.what == "remove":
             path.unlink(missing_ok=True)
+        _beside(path).unlink(missing_ok=True)
+        return
+    if change.what == "set aside":
+        os.replace(path, path.with_name(path.name + REMOVED))
         _beside(path).unlink(missing_ok=True)
         return
     old = path.read_text().strip()
@@ -115,6 +127,14 @@ def _due(key: Item, path: Path, previous: tuple[str, dt.datetime] | None, rotate
     if key.get("rotate_after") is not None and (now - made).total_seconds() >= seconds(key["rotate_after"]):
         return f"it is older than {key['rotate_after']}"
     return ""
+
+
+def _unlisted(listed: Collection[str], directory: str) -> list[str]:
+    try:
+        names = sorted(path.name for path in Path(directory, "keys").iterdir() if path.is_file())
+    except FileNotFoundError:
+        return []
+    return [name for name in names if name not in listed and NAME.fullmatch(name) and not name.endswith((PREVIOUS, REMOVED))]
 
 
 def _path(directory: str, name: str) -> Path:

@@ -15,6 +15,7 @@ Item = Mapping[str, t.Any]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 PREVIOUS = ".previous"  # what follows the name of a key that was rotated away and still has its grace
+REMOVED = ".removed"  # and that of the file of a key that was purged
 DEFAULT_GRACE = "24h"
 
 #: Fields that a key, a team and a user have in common.
@@ -37,6 +38,20 @@ def seconds(value: t.Any, months: bool = False) -> int:
         units = "s, m, h, d, w or mo" if months else "s, m, h, d or w"
         raise InputError(f"it must be a whole number with {units} behind it, such as 30d")
     return int(found[1]) * _SECONDS[found[2]]
+
+
+def period_seconds(value: t.Any) -> int:
+    """The period of a budget; LiteLLM refuses several months. Raises InputError."""
+    found = seconds(value, months=True)
+    if str(value).endswith("mo") and str(value) != "1mo":
+        raise InputError("of months it can only be 1mo")
+    return found
+
+
+def moves_with_a_rotation(period: t.Any) -> bool:
+    """LiteLLM ends periods at fixed times: midnight, Monday for 7d, the first of the month for 30d and 1mo. Other days it counts from when a key is made."""
+    found = _DURATION.fullmatch(str(period))
+    return found is not None and found[2] in "dw" and int(found[1]) * _SECONDS[found[2]] // _SECONDS["d"] not in (1, 7, 30)
 
 
 def grace_seconds(key: Item) -> int:
@@ -90,6 +105,11 @@ def key_warnings(keys: Iterable[Item], database: bool, now: dt.datetime) -> list
     for key in present:
         if is_over(key, now):
             found.append(f"The key of {key['name']} expired on {key['expires']}: it is let in no more. Take it out, or give it a later expires.")
+        if key.get("budget_duration") is not None and moves_with_a_rotation(key["budget_duration"]) and (key.get("rotate_after") or key.get("rotate")):
+            found.append(
+                f"The budget of {key['name']} begins anew with every rotation, as LiteLLM counts its {key['budget_duration']} from the day on which a key "
+                "is made: 1d, 7d, 30d and 1mo have fixed days."
+            )
     if database:
         return found
     for field in DATABASE_FIELDS:

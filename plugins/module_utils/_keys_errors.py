@@ -13,12 +13,14 @@ from ansible_collections.baremetal.llm.plugins.module_utils._keys_data import (
     KEY_FIELDS,
     NAME,
     PREVIOUS,
+    REMOVED,
     TEAM_FIELDS,
     USER_FIELDS,
     Item,
     expiry,
     grace_seconds,
     is_absent,
+    period_seconds,
     rotation_day,
     seconds,
 )
@@ -135,8 +137,8 @@ def _name_errors(where: str, items: t.Sequence[Item]) -> Iterator[str]:
     for name in dict.fromkeys(str(name) for name in names):
         if not NAME.fullmatch(name) or name in _MAP_WORDS:
             yield f"{where}: {name!r} is no name here: use up to 63 lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit."
-        elif name.endswith(PREVIOUS):
-            yield f"{where}: {name} ends in {PREVIOUS}, which is kept for rotated keys: choose another name."
+        elif name.endswith((PREVIOUS, REMOVED)):
+            yield f"{where}: {name} ends in {PREVIOUS} or {REMOVED}, which are kept for keys that are over: choose another name."
         elif names.count(name) > 1:
             yield f"{where} names {name} {names.count(name)} times: each has one entry."
 
@@ -186,7 +188,7 @@ def _budget_errors(where: str, item: Item) -> Iterator[str]:
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 <= budget < 1e12):
         yield f"{where} has max_budget {budget!r}: it must be an amount of money, 0 or more."
     if period is not None:
-        yield from _time_errors(where, "budget_duration", period, lambda value: seconds(value, months=True))
+        yield from _time_errors(where, "budget_duration", period, period_seconds)
     if (budget is None) != (period is None):
         missing, given = ("budget_duration", "max_budget") if period is None else ("max_budget", "budget_duration")
         yield f"{where} has {given} without {missing}: a budget is an amount and its period, such as max_budget: 20 with budget_duration: 1mo."
@@ -253,7 +255,7 @@ def _owner_errors(where: str, key: Item, owners: Mapping[str, t.Sequence[Item]])
 
 def _dearer(key: Item, owner: Item) -> bool:
     """Of the same budget a shorter period gives more."""
-    same_or_shorter = seconds(key["budget_duration"], months=True) <= seconds(owner["budget_duration"], months=True)
+    same_or_shorter = period_seconds(key["budget_duration"]) <= period_seconds(owner["budget_duration"])
     return same_or_shorter and bool(key["max_budget"] > owner["max_budget"])
 
 

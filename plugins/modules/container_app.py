@@ -16,12 +16,10 @@ description:
   - Says whether the running container is older than one of its inputs, whoever wrote that input and whenever. A run that was interrupted
     between the writing and the restart is therefore mended by the next one, and nothing is restarted twice.
   - If a validator refuses one staged file, no file is replaced. Validators run in the image.
-extends_documentation_fragment: [baremetal.llm.attributes]
+extends_documentation_fragment: [baremetal.llm.service_files, baremetal.llm.attributes]
 attributes:
   check_mode:
     details: If there is no Docker engine yet, check mode reports what would be changed besides the container.
-  diff_mode:
-    details: Of secret files it says only that they changed.
 options:
   name:
     description: Name of the container, of its user and of a unit that it takes the place of.
@@ -42,53 +40,6 @@ options:
   home:
     description: Directory for its data. Required if O(state=present).
     type: path
-  files:
-    description: Configuration files.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where the file shall be.
-        type: path
-        required: true
-      content:
-        description: The whole content.
-        type: str
-        required: true
-      mode:
-        description: Permissions, in octal digits.
-        type: str
-        default: '0644'
-      validate:
-        description: A command in the image that accepts or refuses the staged file, which C(%s) stands for.
-        type: list
-        elements: str
-        default: []
-  secret_files:
-    description: Files whose contents are never shown, in the order of O(secret_contents).
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where the file shall be.
-        type: path
-        required: true
-      mode:
-        description: Permissions, in octal digits.
-        type: str
-        default: '0640'
-      validate:
-        description: As in O(files).
-        type: list
-        elements: str
-        default: []
-  secret_contents:
-    description: The contents of O(secret_files), in their order.
-    type: list
-    elements: str
-    default: []
   inputs:
     description: Further paths that the service reads at its start.
     type: list
@@ -167,17 +118,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._container_app import ContainerApp, Host, absent, open_files, prepare
 from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker, has_cdi
-from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
-from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
-
-
-def file_options(mode: str, **more: dict[str, object]) -> dict[str, dict[str, object]]:
-    return {
-        "path": {"type": "path", "required": True},
-        "mode": {"type": "str", "default": mode},
-        "validate": {"type": "list", "elements": "str", "default": []},
-        **more,
-    }
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._file_options import file_options, file_specs
 
 
 def main() -> None:
@@ -188,14 +130,7 @@ def main() -> None:
             "image": {"type": "str"},
             "purge": {"type": "bool", "default": False},
             "home": {"type": "path"},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": file_options("0644", content={"type": "str", "required": True}),
-            },
-            "secret_files": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": file_options("0640")},
-            "secret_contents": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            **file_options(),
             "inputs": {"type": "list", "elements": "path", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "units": {"type": "list", "elements": "str", "default": []},
@@ -226,24 +161,16 @@ def main() -> None:
 
 
 def _app(params: dict) -> ContainerApp:
-    if len(params["secret_files"]) != len(params["secret_contents"]):
-        raise InputError("secret_files and secret_contents must be of equal length.")
-    public = [_file(params["name"], entry, entry["content"], False) for entry in params["files"]]
-    secret = [_file(params["name"], entry, content, True) for entry, content in zip(params["secret_files"], params["secret_contents"])]
     return ContainerApp(
         name=params["name"],
         image=params["image"],
         home=Path(params["home"]),
-        files=(*public, *secret),
+        files=file_specs(params, params["name"]),
         inputs=tuple(Path(path) for path in params["inputs"]),
         ports=tuple(params["ports"]),
         units=(params["name"], *params["units"]),
         leftovers=tuple(Path(path) for path in params["leftovers"]),
     )
-
-
-def _file(group: str, entry: dict, content: str, secret: bool) -> FileSpec:
-    return FileSpec(Path(entry["path"]), content, int(entry["mode"], 8), group, secret, tuple(entry["validate"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ description:
   - Runs on the controller. A key is the file C(keys/<name>) below O(dir), which P(baremetal.llm.client_keys#lookup) makes at first use.
   - A key that is to be rotated gets a new value. The old one and when it ends go into C(keys/<name>.previous), which is removed by the first run after that.
   - The files of an absent key are removed, so that a key that leaked cannot come back under its name.
+  - With O(purge) the file of a key that O(keys) does not have becomes C(keys/<name>.removed). Nobody named that key, so its value is not lost if it is
+    missing by mistake. Listed again, it is made anew, unless its file is renamed back before.
   - A rotation that was interrupted is finished by the next run.
 extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
@@ -35,6 +37,10 @@ options:
     type: list
     elements: str
     default: []
+  purge:
+    description: Sets the files of keys aside that O(keys) does not have.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -62,6 +68,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils._diff import Differe
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._key_files import carry_out, planned
 
+AFTER = {"rotate": "a new key", "forget": "no previous key", "remove": "none", "set aside": "called .removed"}
+
 
 def main() -> None:
     module = AnsibleModule(
@@ -69,18 +77,19 @@ def main() -> None:
             "dir": {"type": "path", "required": True},
             "keys": {"type": "list", "elements": "dict", "required": True, "no_log": False},
             "rotate": {"type": "list", "elements": "str", "default": []},
+            "purge": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params, now = module.params, dt.datetime.now(dt.timezone.utc)
     difference = Difference()
     try:
-        changes = planned(params["keys"], params["dir"], params["rotate"], now)
+        changes = planned(params["keys"], params["dir"], params["rotate"], now, params["purge"])
         keys = {key["name"]: key for key in params["keys"]}
         for change in changes:
-            difference.add(f"key file {change.name}", "as it was", {"rotate": "a new key", "forget": "no previous key", "remove": "none"}[change.what])
+            difference.add(f"key file {change.name}", "as it was", AFTER[change.what])
             if not module.check_mode:
-                carry_out(change, keys[change.name], params["dir"], now)
+                carry_out(change, keys.get(change.name, {}), params["dir"], now)
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc))
     events = [f"{change.what} {change.name}, because {change.why}" for change in changes]

@@ -16,6 +16,8 @@ description:
     C(<name>.previous), lives on for O(keys[].grace), which LiteLLM itself ends, and is deleted by the first run after that.
   - A new key goes on with the spend of the old one. While both live, each may spend half of what was left of the budget. Afterwards the new one is
     charged what the old one spent meanwhile, and has the whole budget.
+  - LiteLLM ends the period of a budget at fixed times, midnight, Monday for V(7d) and the first of the month for V(30d) and V(1mo), so a rotation does not
+    move it. Any other number of days counts from when a key is made, so that such a budget begins anew with a rotation; LiteLLM takes no other end.
   - A run that is interrupted leaves what the next one finishes.
   - Keys may use the models and none of LiteLLM's management routes.
   - Only what this module made is removed or renamed; it marks that in the metadata, as C(baremetal_llm).
@@ -57,7 +59,7 @@ options:
         description: What it may spend in a O(keys[].budget_duration).
         type: float
       budget_duration:
-        description: The period of the budget, such as V(1mo) or V(7d).
+        description: The period of the budget, such as V(1mo) or V(7d). Months are V(1mo) only.
         type: str
       requests_per_minute:
         description: Requests per minute.
@@ -89,7 +91,7 @@ options:
     type: list
     elements: dict
     default: []
-    suboptions:
+    suboptions: &owner
       name:
         description: Its name.
         type: str
@@ -104,10 +106,10 @@ options:
         type: list
         elements: str
       max_budget:
-        description: What its keys together may spend in a O(teams[].budget_duration).
+        description: What its keys together may spend in a period.
         type: float
       budget_duration:
-        description: The period of the budget.
+        description: The period of the budget, as of a key.
         type: str
       requests_per_minute:
         description: Requests per minute of its keys together.
@@ -124,37 +126,10 @@ options:
     elements: dict
     default: []
     suboptions:
-      name:
-        description: Its name.
-        type: str
-        required: true
-      state:
-        description: V(absent) removes it with all its keys.
-        type: str
-        choices: [present, absent]
-        default: present
+      <<: *owner
       email:
         description: Its address.
         type: str
-      models:
-        description: Models and routes that its keys may use. Without it, all.
-        type: list
-        elements: str
-      max_budget:
-        description: What its keys together may spend in a O(users[].budget_duration).
-        type: float
-      budget_duration:
-        description: The period of the budget.
-        type: str
-      requests_per_minute:
-        description: Requests per minute of its keys together.
-        type: int
-      tokens_per_minute:
-        description: Tokens per minute of its keys together.
-        type: int
-      metadata:
-        description: What else LiteLLM shall keep with it.
-        type: dict
   purge:
     description: Removes keys, teams and users too that this module made and that are listed no more.
     type: bool

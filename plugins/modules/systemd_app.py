@@ -15,10 +15,7 @@ description:
   - Restarts (or reloads) it if one of its inputs is newer than the running process, whoever wrote that input and whenever. A run that was
     interrupted between the writing and the restart is therefore mended by the next one, and nothing is restarted twice.
   - If a validator refuses one staged file, no file is replaced.
-extends_documentation_fragment: [baremetal.llm.attributes]
-attributes:
-  diff_mode:
-    details: Of secret files it says only that they changed.
+extends_documentation_fragment: [baremetal.llm.service_files, baremetal.llm.attributes]
 options:
   name:
     description: Name of the unit, without C(.service).
@@ -44,56 +41,6 @@ options:
     description: The home directory of a user that is created. It is not made.
     type: path
     default: /nonexistent
-  files:
-    description: Configuration files.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where the file shall be.
-        type: path
-        required: true
-      content:
-        description: The whole content.
-        type: str
-        required: true
-      mode:
-        description: Permissions, in octal digits.
-        type: str
-        default: '0644'
-      validate:
-        description: A command that accepts or refuses the new content; C(%s) is replaced by the path of the staged file, beside which all files
-          of the same directory are staged too.
-        type: list
-        elements: str
-        default: []
-  secret_files:
-    description: Files like O(files), whose content stands in O(secret_contents) and is never shown.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where the file shall be.
-        type: path
-        required: true
-      mode:
-        description: Permissions, in octal digits.
-        type: str
-        default: '0640'
-      validate:
-        description: As in O(files).
-        type: list
-        elements: str
-        default: []
-  secret_contents:
-    description:
-      - The contents of O(secret_files), in their order.
-      - They are an option of their own, because in a nested one Ansible masks a secret in the system's log only if it has no line break.
-    type: list
-    elements: str
-    default: []
   group:
     description: Group of all files. Their owner is root.
     type: str
@@ -199,18 +146,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._container_app import absent as container_absent
 from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
-from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
+from ansible_collections.baremetal.llm.plugins.module_utils._file_options import file_options, file_specs
 from ansible_collections.baremetal.llm.plugins.module_utils._standby import Instance, present_with_standby, standby
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import UNIT_DIRECTORY, App, Outcome, absent, merged, present
-
-
-def file_options(mode: str, **more: dict[str, object]) -> dict[str, dict[str, object]]:
-    return {
-        "path": {"type": "path", "required": True},
-        "mode": {"type": "str", "default": mode},
-        "validate": {"type": "list", "elements": "str", "default": []},
-        **more,
-    }
 
 
 def main() -> None:
@@ -222,14 +160,7 @@ def main() -> None:
             "unit": {"type": "str"},
             "user": {"type": "str", "default": ""},
             "home": {"type": "path", "default": "/nonexistent"},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": file_options("0644", content={"type": "str", "required": True}),
-            },
-            "secret_files": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": file_options("0640")},
-            "secret_contents": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            **file_options(),
             "group": {"type": "str", "default": "root"},
             "inputs": {"type": "list", "elements": "path", "default": []},
             "reloadable": {"type": "list", "elements": "path", "default": []},
@@ -281,31 +212,16 @@ def _make_it_so(params: dict, module: AnsibleModule) -> Outcome:
 
 
 def _app(params: dict) -> App:
-    if len(params["secret_files"]) != len(params["secret_contents"]):
-        raise InputError("secret_files and secret_contents must be of equal length.")
-    public = [_file(entry, entry["content"], params["group"], False) for entry in params["files"]]
-    secret = [_file(entry, content, params["group"], True) for entry, content in zip(params["secret_files"], params["secret_contents"])]
     return App(
         name=params["name"],
         unit=params["unit"],
         user=params["user"],
         home=params["home"],
         start=params["start"],
-        files=(*public, *secret),
+        files=file_specs(params, params["group"]),
         inputs=tuple(Path(path) for path in params["inputs"]),
         reloadable=frozenset(Path(path) for path in params["reloadable"]),
         ports=tuple(params["ports"]),
-    )
-
-
-def _file(entry: dict, content: str, group: str, secret: bool) -> FileSpec:
-    return FileSpec(
-        path=Path(entry["path"]),
-        content=content,
-        mode=int(entry["mode"], 8),
-        group=group,
-        secret=secret,
-        validate=tuple(entry["validate"]),
     )
 
 

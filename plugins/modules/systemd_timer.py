@@ -13,10 +13,7 @@ author: [The baremetal.llm authors (@baremetal-llm)]
 description:
   - Writes a service that does something and ends, its timer and its files, atomically, and enables and starts the timer.
   - The service is not started. It reads its files whenever it is.
-extends_documentation_fragment: [baremetal.llm.attributes]
-attributes:
-  diff_mode:
-    details: Of secret files it says only that they changed.
+extends_documentation_fragment: [baremetal.llm.service_files, baremetal.llm.attributes]
 options:
   name:
     description: Name of the units, without C(.service) and C(.timer).
@@ -38,30 +35,6 @@ options:
     type: list
     elements: str
     default: []
-  files:
-    description: Files that the service reads.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Where the file shall be.
-        type: path
-        required: true
-      content:
-        description: The whole content.
-        type: str
-        required: true
-  secret_files:
-    description: Where the files shall be whose content stands in O(secret_contents); only root reads them.
-    type: list
-    elements: path
-    default: []
-  secret_contents:
-    description: The contents of O(secret_files), in their order.
-    type: list
-    elements: str
-    default: []
 """
 
 EXAMPLES = r"""
@@ -75,11 +48,9 @@ EXAMPLES = r"""
 
 RETURN = r"""#"""
 
-from pathlib import Path
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
-from ansible_collections.baremetal.llm.plugins.module_utils._files import FileSpec
+from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._file_options import file_options, file_specs
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd_timer import Timer, absent, present
 
 
@@ -91,14 +62,7 @@ def main() -> None:
             "service": {"type": "str"},
             "timer": {"type": "str"},
             "schedule": {"type": "list", "elements": "str", "default": []},
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {"path": {"type": "path", "required": True}, "content": {"type": "str", "required": True}},
-            },
-            "secret_files": {"type": "list", "elements": "path", "default": [], "no_log": False},
-            "secret_contents": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            **file_options(),
         },
         required_if=[("state", "present", ["service", "timer"])],
         supports_check_mode=True,
@@ -115,11 +79,7 @@ def main() -> None:
 
 
 def _timer(params: dict) -> Timer:
-    if len(params["secret_files"]) != len(params["secret_contents"]):
-        raise InputError("secret_files and secret_contents must be of equal length.")
-    public = [FileSpec(Path(one["path"]), one["content"]) for one in params["files"]]
-    secret = [FileSpec(Path(path), content, 0o600, secret=True) for path, content in zip(params["secret_files"], params["secret_contents"])]
-    return Timer(params["name"], params["service"], params["timer"], tuple(params["schedule"]), (*public, *secret))
+    return Timer(params["name"], params["service"], params["timer"], tuple(params["schedule"]), file_specs(params, "root"))
 
 
 if __name__ == "__main__":

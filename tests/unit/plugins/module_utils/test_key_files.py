@@ -26,10 +26,10 @@ def files(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (directory / "keys").iterdir()}
 
 
-def run(directory: Path, keys: list[dict[str, t.Any]], *rotate: str, now: dt.datetime = NOW) -> list[str]:
-    changes = planned(keys, str(directory), rotate, now)
+def run(directory: Path, keys: list[dict[str, t.Any]], *rotate: str, now: dt.datetime = NOW, purge: bool = False) -> list[str]:
+    changes = planned(keys, str(directory), rotate, now, purge)
     for change in changes:
-        carry_out(change, next(key for key in keys if key["name"] == change.name), str(directory), now)
+        carry_out(change, next((key for key in keys if key["name"] == change.name), {}), str(directory), now)
     return [f"{change.what} {change.name}" for change in changes]
 
 
@@ -117,6 +117,23 @@ def test_what_is_absent_is_forgotten_so_that_it_never_comes_back(tmp_path: Path)
     assert files(tmp_path) == {}
     assert run(tmp_path, [gone]) == []
     assert made(tmp_path, "laptop") != old
+
+
+def test_what_is_purged_keeps_its_value_under_another_name(tmp_path: Path) -> None:
+    old, kept = made(tmp_path, "laptop"), made(tmp_path, "phone")
+    run(tmp_path, [LAPTOP, {"name": "phone"}], "laptop")
+    new = read_key(str(tmp_path), "laptop")
+    (tmp_path / "keys/README").write_text("not a key")
+    (tmp_path / "keys/.laptop.1.aa").write_text("left by a run that was killed")
+    assert run(tmp_path, [{"name": "phone"}]) == []
+    assert run(tmp_path, [{"name": "phone"}], purge=True) == ["set aside laptop"]
+    assert read_key(str(tmp_path), "laptop.removed") == new
+    assert old not in "".join(files(tmp_path).values())
+    assert sorted(files(tmp_path)) == [".laptop.1.aa", "README", "laptop.removed", "phone"]
+    assert read_key(str(tmp_path), "phone") == kept
+    assert run(tmp_path, [{"name": "phone"}], purge=True) == []
+    assert made(tmp_path, "laptop") != new, "a key that was removed does not come back by itself"
+    assert run(tmp_path / "nowhere", [], purge=True) == []
 
 
 def test_a_rotation_of_what_cannot_be(tmp_path: Path) -> None:

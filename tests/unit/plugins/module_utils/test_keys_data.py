@@ -68,3 +68,14 @@ def test_what_nginx_cannot_hold_is_said_by_name() -> None:
         "Without llm_database expires of a takes effect with the first run of playbooks/keys.yml after it.",
     ]
     assert len(key_warnings(keys, database=True, now=NOW)) == 1
+
+
+@pytest.mark.parametrize(
+    ("period", "moves"),
+    [("1d", False), ("24h", False), ("7d", False), ("1w", False), ("30d", False), ("1mo", False), ("14d", True), ("2w", True)],
+)
+def test_a_rotation_moves_some_budgets_and_says_so(period: str, moves: bool) -> None:
+    key = {"name": "ci", "max_budget": 1, "budget_duration": period}
+    assert key_warnings([key], database=True, now=NOW) == []
+    found = key_warnings([{**key, "rotate_after": "90d"}], database=True, now=NOW)
+    assert [sentence.partition(",")[0] for sentence in found] == (["The budget of ci begins anew with every rotation"] if moves else [])

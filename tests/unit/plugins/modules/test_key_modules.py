@@ -52,6 +52,10 @@ def test_files_are_rotated_and_check_mode_only_says_so(call: Call, tmp_path: Pat
         assert (tmp_path / "keys/laptop.previous").exists() is not check
     assert (tmp_path / "keys/laptop.previous").read_text().startswith(VALUE)
     assert not call(key_files, dir=str(tmp_path), keys=[{"name": "laptop"}])["changed"]
+    purged = call(key_files, dir=str(tmp_path), keys=[], purge=True)
+    assert purged["events"] == ["set aside laptop, because llm_keys does not name it"]
+    assert purged["diff"]["after"] == "key file laptop: called .removed\n"
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["laptop.removed"]
     assert "llm_rotate names x" in call(key_files, dir=str(tmp_path), keys=[{"name": "laptop"}], rotate=["x"])["msg"]
 
 
