@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import typing as t
@@ -20,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError, LLMError
-from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import ADMINISTRATOR, SOCKETS, client, connect
+from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import ADMINISTRATOR, SOCKETS, ConnectError, client, connect
 
 PROGRAMS = Path("/usr/lib/postgresql")
+TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 MAINTENANCE = "postgres"  # where one stands to rename or drop another
 _TRIES = 3
 _IN_USE = "55006"
@@ -41,6 +43,11 @@ SELECT count(*), coalesce(sum(('x' || substr(hash, 1, 15))::bit(60)::bigint), 0)
 FROM (SELECT encode(sha256(convert_to((r.*)::text, 'UTF8')), 'hex') AS hash FROM {table} AS r) AS rows
 """
 _MIGRATIONS = "SELECT migration_name FROM public._prisma_migrations WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL ORDER BY 1"
+# Of who asks: whether it may make databases, and whether the one named is its own; one that is not there is nobody else's.
+_RIGHTS = """
+SELECT rolsuper OR rolcreatedb, rolsuper OR coalesce((SELECT pg_has_role(current_user, datdba, 'USAGE') FROM pg_database WHERE datname = %s), true)
+FROM pg_roles WHERE rolname = current_user
+"""
 _CONNECTIONS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
 
 
@@ -50,6 +57,10 @@ class DumpError(LLMError):
 
 class BusyError(DumpError):
     """Somebody is connected."""
+
+
+class NoServer(DumpError):
+    """PostgreSQL is not installed on this host."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,24 @@ class Server:
     tls: str = ""
     ca: str = ""
 
+    @property
+    def foreign(self) -> bool:
+        """Somebody else's; our own is only reached through its socket."""
+        return bool(self.tls)
+
     def words(self, database: str) -> dict[str, str]:
         """What libpq is told; there is no secret in it."""
         words = {"host": self.host, "port": str(self.port), "user": self.user, "dbname": database}
-        more = {"passfile": self.passfile, "sslmode": self.tls, "sslrootcert": self.ca}
+        # In a home directory, where libpq looks for a certificate of ours, our unit may not even look.
+        own = "/nonexistent" if self.foreign else ""
+        more = {"passfile": self.passfile, "sslmode": self.tls, "sslrootcert": self._authorities(), "sslcert": own}
         return {**words, **{name: value for name, value in more.items() if value}}
+
+    def _authorities(self) -> str:
+        """libpq itself would look into a home directory, and with a file verify where it was told only to encrypt."""
+        if self.tls == "verify-full":
+            return self.ca or TRUSTED
+        return "/nonexistent" if self.tls else ""
 
 
 @dataclass(frozen=True)
@@ -118,8 +142,11 @@ def counts(server: Server, database: str) -> dict[str, Table]:
     return contents(server, database).tables
 
 
-def restore(server: Server, file: Path, database: str, owner: str) -> Contents:
-    """Make ``database`` anew out of a dump, all of it ``owner``'s; returns what is in it. A restore that fails leaves no database behind."""
+def restore(server: Server, file: Path, database: str, owner: str, through: t.Sequence[str] = ()) -> Contents:
+    """Make ``database`` anew out of a dump, all of it ``owner``'s; returns what is in it. A restore that fails leaves no database behind.
+
+    ``through`` is a command that turns the file (standard input) into the dump, such as one that decrypts: no plain text is on the disk then.
+    """
     create(server, database, owner)
     try:
         with contextlib.closing(_connect(server, database)) as connection:
@@ -127,7 +154,7 @@ def restore(server: Server, file: Path, database: str, owner: str) -> Contents:
         role = [f"--role={owner}"] if owner != server.user else []
         command = [_program("pg_restore", major), "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction", "--no-password", *role]
         with open(file, "rb") as handle:
-            _run(server, [*command, f"--dbname={_conninfo(server, database)}"], handle)
+            _feed(server, handle, through, [*command, f"--dbname={_conninfo(server, database)}"])
         return contents(server, database)
     except BaseException:
         drop(server, database)
@@ -142,8 +169,8 @@ def create(server: Server, database: str, owner: str) -> None:
         _do(connection, f"CREATE DATABASE {database} OWNER {owner} TEMPLATE template0 ENCODING 'UTF8'")
         _do(connection, f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
     with contextlib.closing(_connect(server, database)) as connection:
-        # Before PostgreSQL 15 the schema public is the administrator's, and everybody's to write to.
-        if _ask(connection, "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'")[0][0] == ADMINISTRATOR:
+        # Before PostgreSQL 15 the schema public is the administrator's, and everybody's to write to; on somebody else's server it has to stay so.
+        if not server.foreign and _ask(connection, "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'")[0][0] == ADMINISTRATOR:
             _do(connection, f"ALTER SCHEMA public OWNER TO {owner}")
         _do(connection, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
 
@@ -164,6 +191,29 @@ def exists(server: Server, database: str) -> bool:
 def databases(server: Server) -> list[str]:
     with contextlib.closing(_connect(server, MAINTENANCE)) as connection:
         return [str(name) for (name,) in _ask(connection, "SELECT datname FROM pg_database ORDER BY 1")]
+
+
+def lacking(server: Server, database: str) -> str:
+    """What somebody else's server has to allow before ``database`` can be replaced there, as its administrator says it; empty if nothing is missing."""
+    try:
+        connection = _connect(server, MAINTENANCE)
+    except ConnectError as exc:
+        return f"{server.user} must be let in to its database {MAINTENANCE} as well, where one database takes the place of another ({exc})"
+    with contextlib.closing(connection):
+        creates, owns = _ask(connection, _RIGHTS, (database,))[0]
+    if not creates:
+        return f"ALTER ROLE {server.user} CREATEDB (and NOCREATEDB when the restore is done)"
+    return "" if owns else f"ALTER DATABASE {database} OWNER TO {server.user}"
+
+
+@contextlib.contextmanager
+def passfile(user: str, password: str) -> t.Iterator[str]:
+    """A file in libpq's format that only we can read, for as long as it is needed; it is in memory where the system has such a place."""
+    fields = [re.sub(r"([\\:])", r"\\\1", word) for word in (user, password)]
+    with tempfile.NamedTemporaryFile("w", prefix="llm-pgpass-", dir="/run" if os.access("/run", os.W_OK) else None) as file:
+        file.write(f"*:*:*:{':'.join(fields)}\n")
+        file.flush()
+        yield file.name
 
 
 def swap(server: Server, database: str, new: str, old: str) -> None:
@@ -272,9 +322,9 @@ def _program(name: str, major: str) -> str:
     """That of the server's version, or the oldest that is newer: an older one refuses the server."""
     found = sorted((path for path in PROGRAMS.glob(f"*/bin/{name}") if path.parts[-3].isdigit()), key=lambda path: int(path.parts[-3]))
     fitting = [path for path in found if int(path.parts[-3]) >= int(major)]
-    program = str(fitting[0]) if fitting else shutil.which(name)
+    program = str(fitting[0]) if fitting else None if found else shutil.which(name)
     if not program:
-        raise DumpError(f"{name} is not there: install the package postgresql-client-{major} on this host.")
+        raise DumpError(f"{name} for PostgreSQL {major} or newer is not there: install the package postgresql-client-{major} on this host.")
     return program
 
 
@@ -293,10 +343,21 @@ def _pipeline(server: Server, command: t.Sequence[str], through: t.Sequence[str]
             raise DumpError(f"{Path(command[0]).name} failed: {_read(said)}")
 
 
-def _run(server: Server, command: t.Sequence[str], source: t.IO[bytes]) -> None:
-    done = subprocess.run(command, stdin=source, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, **_as(server))
-    if done.returncode != 0:
-        raise DumpError(f"{Path(command[0]).name} failed: {done.stderr.decode(errors='replace').strip()[-2000:]}")
+def _feed(server: Server, source: t.IO[bytes], through: t.Sequence[str], command: t.Sequence[str]) -> None:
+    """Like a shell's ``through < source | command``; a failure of either counts."""
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as also_said:
+        first = None
+        if through:
+            first = subprocess.Popen(through, stdin=source, stdout=subprocess.PIPE, stderr=said, env=_ENVIRONMENT, cwd="/")
+            source = t.cast(t.IO[bytes], first.stdout)
+        done = subprocess.run(command, stdin=source, stdout=subprocess.DEVNULL, stderr=also_said, check=False, **_as(server))
+        if first:
+            source.close()  # so that the first hears of the second's end
+            # The second's end is its reason to be cut off, and no failure of its own.
+            if first.wait() not in (0, -signal.SIGPIPE):
+                raise DumpError(f"{Path(through[0]).name} failed: {_read(said)}")
+        if done.returncode != 0:
+            raise DumpError(f"{Path(command[0]).name} failed: {_read(also_said)}")
 
 
 def _read(said: t.IO[bytes]) -> str:
@@ -317,7 +378,7 @@ def _user(server: Server) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(server.system_user)
     except KeyError:
-        raise DumpError(f"There is no system user {server.system_user} on this host: PostgreSQL is not installed here.") from None
+        raise NoServer(f"There is no system user {server.system_user} on this host: PostgreSQL is not installed here.") from None
 
 
 def _conninfo(server: Server, database: str) -> str:

@@ -5,64 +5,74 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import DUMP, ENCRYPTED, BackupError, Manifest, fingerprint, verify
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import unseal
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import prove, reseal, unsealed
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_secrets import KEY, SALT, put_back, unpack
-
-_OPENED = "secrets.tar"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """``secrets`` is the controller's directory of them, ``salt`` the user's own if it is not in there, ``into`` a directory to be made."""
+    """``secrets`` is the controller's directory of them, ``salt`` the user's own if it is not in there.
+
+    ``target`` is a file for the dump, sealed again to ``public_key``, which is the gateway's for this one time; empty to prove only that it can be opened.
+    """
 
     backup: Path
     secrets: Path
-    into: Path
+    target: str = ""
+    public_key: str = ""
     identity: str = ""
     salt: str = ""
     foreign: bool = False
+    check: bool = False
 
 
 @dataclass(frozen=True)
 class Opened:
-    """``dump`` is plain and may lie in ``into``. ``put_back`` were missing here, ``different`` are others here and stay so."""
+    """``dump`` is what the gateway has to be given. ``put_back`` were missing here, ``different`` are others here and stay so."""
 
     manifest: Manifest
     dump: Path
+    sealed: bool
     put_back: tuple[str, ...]
     different: tuple[str, ...]
 
 
 def open_backup(wish: Wish) -> Opened:
-    """Raises BackupError, and then has written nothing that stays."""
+    """Raises BackupError, and then has written nothing. Nothing is ever decrypted to a disk here, so whoever kills us finds nothing."""
     key = _own(wish.secrets / KEY)
     manifest = verify(wish.backup, key, wish.foreign)
     if not manifest.dump:
         raise BackupError(f"{wish.backup} has no {DUMP}: it is no backup of a gateway.")
-    wish.into.mkdir(mode=0o700, parents=True)
-    try:
-        secrets = _secrets(wish, manifest)
-        if not key and not wish.foreign:
-            _prove_with(secrets, wish)
-        _check_salt(secrets.get(SALT, b"").decode().strip(), manifest, wish)
-        dump = wish.backup / manifest.dump
-        if manifest.dump.endswith(ENCRYPTED):
-            unseal(dump, wish.into / DUMP, wish.identity)
-            dump = wish.into / DUMP
-    except BaseException:
-        shutil.rmtree(wish.into)
-        raise
+    secrets = _secrets(wish, manifest)
+    if not key and not wish.foreign:
+        _prove_with(secrets, wish)
+    _check_salt(secrets.get(SALT, b"").decode().strip(), manifest, wish)
+    dump, sealed = wish.backup / manifest.dump, manifest.dump.endswith(ENCRYPTED)
+    if sealed:
+        dump = _dump(dump, wish)
     # Of another installation only what its clients and its database need.
     wanted = {name: value for name, value in secrets.items() if not wish.foreign or name == SALT or name.startswith("keys/")}
     if wish.salt:
         wanted.pop(SALT, None)
-    missing, different = put_back(wish.secrets, wanted)
-    return Opened(manifest, dump, tuple(missing), tuple(different))
+    missing, different = put_back(wish.secrets, wanted, wish.check)
+    return Opened(manifest, dump, sealed, tuple(missing), tuple(different))
+
+
+def _dump(source: Path, wish: Wish) -> Path:
+    if not wish.target:
+        prove(source, wish.identity)
+        return source
+    target = Path(wish.target)
+    try:
+        reseal(source, wish.identity, wish.public_key, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return target
 
 
 def _secrets(wish: Wish, manifest: Manifest) -> dict[str, bytes]:
@@ -70,14 +80,8 @@ def _secrets(wish: Wish, manifest: Manifest) -> dict[str, bytes]:
     name = manifest.secrets
     if not name:
         return {}
-    if not name.endswith(ENCRYPTED):
-        return unpack(wish.backup / name)
-    opened = wish.into / _OPENED
-    unseal(wish.backup / name, opened, wish.identity)
-    try:
-        return unpack(opened)
-    finally:
-        opened.unlink()
+    with unsealed(wish.backup / name, wish.identity) if name.endswith(ENCRYPTED) else open(wish.backup / name, "rb") as plain:
+        return unpack(plain.read())
 
 
 def _prove_with(secrets: dict[str, bytes], wish: Wish) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import typing as t
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -12,10 +13,13 @@ from pathlib import Path
 from ansible_collections.baremetal.llm.plugins.module_utils import _backup_database as database_of
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Contents, Server
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import BackupError
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import new_identity, unsealing
 from ansible_collections.baremetal.llm.plugins.module_utils._files import Runner
+from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import NoClient
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd import systemctl
 
 STAGING = "restoring"
+KEY = "key"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """``there`` is whether a database would be replaced. ``public_key`` is what a sealed dump has to be sealed to, so that only we can open it."""
+
+    there: bool
+    older: bool
+    public_key: str = ""
+
+
+@dataclass(frozen=True)
 class Restored:
     """``old`` is what the database is called that was there; empty if there was none. ``older`` is whether its schema must be brought up to date."""
 
@@ -37,13 +50,38 @@ class Restored:
     older: bool
 
 
+def prepare(wanted: Contents, litellm: str, place: Place, directory: Path, *, sealed: bool, check: bool) -> Ready:
+    """Refuses what can be refused, and makes ``directory`` for the dump, for us alone. What a killed restore left there goes."""
+    try:
+        there, older = _look(wanted, litellm, place)
+    except (NoClient, database_of.NoServer):
+        if not check:
+            raise
+        return Ready(there=False, older=False)  # a bare machine, which a run would make a gateway of first
+    if check:
+        return Ready(there, older)
+    forget(directory)
+    directory.mkdir(mode=0o700, parents=True)
+    return Ready(there, older, new_identity(directory / KEY) if sealed else "")
+
+
+def forget(directory: Path) -> None:
+    """The dump and the key that opens it."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def restore(dump: Path, wanted: Contents, litellm: str, place: Place, run: Runner) -> Restored:
-    """``litellm`` is the version that made the backup. Nothing is touched before the new database is proven to be the same as the backed-up one."""
-    there = database_of.exists(place.server, place.database)
-    older = _check_versions(wanted, litellm, place) if there else False
+    """``litellm`` is the version that made the backup. Nothing is touched before the new database is proven to be the same as the backed-up one.
+
+    A dump that is sealed to the key beside it is opened on its way into the database.
+    """
+    there, older = _look(wanted, litellm, place)
     staging = f"{place.database}_{STAGING}"
     database_of.drop(place.server, staging)  # of a restore that was killed
-    found = database_of.restore(place.server, dump, staging, place.owner)
+    identity = dump.parent / KEY
+    through = unsealing(identity) if identity.exists() else ()
+    found = database_of.restore(place.server, dump, staging, place.owner, through)
     differing = database_of.differences(wanted.tables, found.tables)
     if differing:
         database_of.drop(place.server, staging)
@@ -68,6 +106,18 @@ def _exchange(place: Place, new: str, old: str, run: Runner) -> None:
     finally:
         for unit in place.units:
             systemctl(run, "start", unit)
+
+
+def _look(wanted: Contents, litellm: str, place: Place) -> tuple[bool, bool]:
+    """Whether a database is there, and whether the backup's schema is older than its. Raises BackupError for what cannot be restored."""
+    server = place.server
+    if server.foreign and (lacking := database_of.lacking(server, place.database)):
+        raise BackupError(
+            f"{server.user} may not replace a database on {server.host}:{server.port}, so nothing was changed. Its administrator has to allow that for the "
+            f"time of the restore: {lacking}."
+        )
+    there = database_of.exists(server, place.database)
+    return there, _check_versions(wanted, litellm, place) if there else False
 
 
 def _check_versions(wanted: Contents, litellm: str, place: Place) -> bool:

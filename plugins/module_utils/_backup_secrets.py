@@ -35,22 +35,22 @@ def pack(directory: Path, more: t.Mapping[str, str]) -> bytes:
     return packed.getvalue()
 
 
-def unpack(path: Path) -> dict[str, bytes]:
+def unpack(packed: bytes) -> dict[str, bytes]:
     """Name and content; nothing is written."""
     found = {}
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for member in archive:
             if not member.isfile() or member.name.startswith("/") or ".." in member.name.split("/"):
-                raise BackupError(f"{path}: {member.name!r} cannot be a secret of ours.")
+                raise BackupError(f"{SECRETS}: {member.name!r} cannot be a secret of ours.")
             found[member.name] = t.cast(t.IO[bytes], archive.extractfile(member)).read()
     return found
 
 
-def put_back(directory: Path, secrets: t.Mapping[str, bytes]) -> tuple[list[str], list[str]]:
-    """Write those that are missing. Returns their names and the names of those that are there and different, which stay."""
+def put_back(directory: Path, secrets: t.Mapping[str, bytes], check: bool = False) -> tuple[list[str], list[str]]:
+    """Write those that are missing, unless only checking. Returns their names and the names of those that are there and different, which stay."""
     missing = [name for name in sorted(secrets) if not (directory / name).exists()]
     different = [name for name in sorted(secrets) if name not in missing and (directory / name).read_bytes().strip() != secrets[name].strip()]
-    for name in missing:
+    for name in missing if not check else ():
         path = directory / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(path, secrets[name])

@@ -13,11 +13,10 @@ author: [The baremetal.llm authors (@baremetal-llm)]
 description:
   - Reads every byte of a backup, checks whose it is, decrypts it, compares the salt, and puts back the secrets that the controller has lost.
   - All that can be refused is refused before a machine is touched, and before anything is put back.
+  - Nothing is decrypted to a disk here. With O(target) the dump is sealed again on its way, to a key that the gateway has made for this one time.
   - It runs where the private key is, which is on the controller.
 extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
-  check_mode:
-    details: The missing secrets are put back in check mode too, because the lookup P(baremetal.llm.secret#lookup) would make new ones in their place there.
   diff_mode:
     support: none
 options:
@@ -25,10 +24,12 @@ options:
     description: The directory of one backup.
     type: path
     required: true
-  into:
-    description: A directory that is made for what is decrypted; the caller removes it.
+  target:
+    description: File for the dump of an encrypted backup, sealed to O(public_key); the caller removes it. Without it, it is only proven that it can be opened.
     type: path
-    required: true
+  public_key:
+    description: What O(target) is sealed to, as M(baremetal.llm.backup_restore) returns it. Required with O(target).
+    type: str
   secrets:
     description: The controller's directory of secrets. Those that are missing are put there, those that are there stay.
     type: path
@@ -51,7 +52,8 @@ EXAMPLES = r"""
 - name: Open a backup
   baremetal.llm.backup_open:
     backup: "{{ inventory_dir }}/.backups/gateway/20261121T023000Z"
-    into: "{{ scratch.path }}/opened"
+    target: "{{ scratch.path }}/litellm.dump.age"
+    public_key: "{{ ready.public_key }}"
     secrets: "{{ inventory_dir }}/.secrets"
     identity: ~/backup.key
   delegate_to: localhost
@@ -63,11 +65,15 @@ manifest:
   returned: success
   type: dict
 dump:
-  description: Path of the decrypted database.
+  description: Path of the file that the gateway has to be given.
   returned: success
   type: str
+sealed:
+  description: Whether the database in the backup is encrypted.
+  returned: success
+  type: bool
 put_back:
-  description: Names of the secrets that were missing and are there now.
+  description: Names of the secrets that were missing and are there now; in check mode those that would be.
   returned: success
   type: list
   elements: str
@@ -90,22 +96,26 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "backup": {"type": "path", "required": True},
-            "into": {"type": "path", "required": True},
+            "target": {"type": "path"},
+            "public_key": {"type": "str", "no_log": False},
             "secrets": {"type": "path", "required": True, "no_log": False},
             "identity": {"type": "path", "default": ""},
             "salt": {"type": "str", "default": "", "no_log": True},
             "foreign": {"type": "bool", "default": False},
         },
+        required_by={"target": ["public_key"]},
         supports_check_mode=True,
     )
     params = module.params
     wish = Wish(
         Path(params["backup"]),
         Path(params["secrets"]),
-        Path(params["into"]),
+        target=params["target"] or "",
+        public_key=params["public_key"] or "",
         identity=params["identity"],
         salt=params["salt"],
         foreign=params["foreign"],
+        check=module.check_mode,
     )
     try:
         opened = open_backup(wish)
@@ -117,6 +127,7 @@ def main() -> None:
         changed=bool(opened.put_back),
         manifest=asdict(opened.manifest),
         dump=str(opened.dump),
+        sealed=opened.sealed,
         put_back=list(opened.put_back),
         different=list(opened.different),
     )

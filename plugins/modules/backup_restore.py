@@ -14,11 +14,11 @@ description:
   - Restores a dump into a new database beside the present one, compares each table's rows with the manifest, and swaps the two by their names in one
     transaction.
   - The database that was there stays under another name until it is dropped by O(state=dropped).
-  - A backup of a newer PostgreSQL or of a newer LiteLLM is refused before anything is made.
+  - A backup of a newer PostgreSQL or of a newer LiteLLM is refused before anything is made, and so is a server that would not allow it.
 extends_documentation_fragment: [baremetal.llm.attributes]
 attributes:
   check_mode:
-    support: none
+    details: With O(state=prepared) it refuses what would be refused, and makes nothing. The other states do nothing.
   diff_mode:
     support: none
   idempotent:
@@ -26,14 +26,24 @@ attributes:
 options:
   state:
     description:
+      - V(prepared) looks whether it can be done and makes O(directory), for root alone, with a key that a sealed dump has to be sealed to.
       - V(restored) puts O(dump) in place.
       - V(given_back) puts O(old) in place again; the other one gets a name with C(_failed_) in it.
       - V(dropped) removes O(old) for good.
+      - V(forgotten) removes O(directory).
     type: str
-    choices: [restored, given_back, dropped]
+    choices: [prepared, restored, given_back, dropped, forgotten]
     default: restored
+  directory:
+    description: Directory on this host for the dump.
+    type: path
+    default: /var/lib/llm/restore
+  sealed:
+    description: Whether the dump is going to be sealed.
+    type: bool
+    default: true
   dump:
-    description: The decrypted database, on this host.
+    description: The dump, on this host. It is opened with the key in its directory, if there is one.
     type: path
   manifest:
     description: The backup's manifest, as M(baremetal.llm.backup_open) returns it.
@@ -61,15 +71,24 @@ options:
       host: {description: Its name or address., type: str, required: true}
       port: {description: Its port., type: int, default: 5432}
       user: {description: The role to log in as; it must be allowed to create databases., type: str, required: true}
-      passfile: {description: File with its password in libpq's format., type: path, default: ''}
       tls: {description: As libpq's C(sslmode)., type: str, default: verify-full}
-      ca: {description: File with the authority's certificate., type: path, default: ''}
+      ca: {description: File with the authority's certificate; empty for those that the system trusts., type: path, default: ''}
+  server_password:
+    description: The password for O(server); PostgreSQL's programs get it in a file that only root can read, which is gone afterwards.
+    type: str
+    default: ''
 """
 
 EXAMPLES = r"""
+- name: See whether it can be done, and make a place
+  baremetal.llm.backup_restore:
+    state: prepared
+    manifest: "{{ opened.manifest }}"
+  register: ready
+
 - name: Put it in place
   baremetal.llm.backup_restore:
-    dump: /var/tmp/litellm.dump
+    dump: "{{ ready.directory }}/litellm.dump.age"
     manifest: "{{ opened.manifest }}"
   register: restored
 
@@ -80,6 +99,18 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+directory:
+  description: The directory that was made.
+  returned: O(state=prepared), not in check mode
+  type: str
+public_key:
+  description: What a sealed dump has to be sealed to.
+  returned: O(state=prepared)
+  type: str
+there:
+  description: Whether a database is there, which would be replaced.
+  returned: O(state=prepared)
+  type: bool
 old:
   description: How the database that was there is called now; empty if there was none.
   returned: O(state=restored)
@@ -90,7 +121,7 @@ rows:
   type: int
 older:
   description: Whether the backup's tables are those of an older LiteLLM, which brings them up to date at its start.
-  returned: O(state=restored)
+  returned: O(state=prepared) and O(state=restored)
   type: bool
 failed_database:
   description: How the database is called that was in place until now.
@@ -98,19 +129,23 @@ failed_database:
   type: str
 """
 
-from dataclasses import asdict
+import contextlib
+import typing as t
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Server, drop
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, give_back, restore
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Server, drop, passfile
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, forget, give_back, prepare, restore
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["restored", "given_back", "dropped"], "default": "restored"},
+            "state": {"type": "str", "choices": ["prepared", "restored", "given_back", "dropped", "forgotten"], "default": "restored"},
+            "directory": {"type": "path", "default": "/var/lib/llm/restore"},
+            "sealed": {"type": "bool", "default": True},
             "dump": {"type": "path"},
             "manifest": {"type": "dict"},
             "database": {"type": "str", "default": "litellm"},
@@ -123,32 +158,57 @@ def main() -> None:
                     "host": {"type": "str", "required": True},
                     "port": {"type": "int", "default": 5432},
                     "user": {"type": "str", "required": True},
-                    "passfile": {"type": "path", "default": "", "no_log": False},
                     "tls": {"type": "str", "default": "verify-full"},
                     "ca": {"type": "path", "default": ""},
                 },
             },
+            "server_password": {"type": "str", "default": "", "no_log": True},
         },
-        required_if=[("state", "restored", ["dump", "manifest"]), ("state", "given_back", ["old"]), ("state", "dropped", ["old"])],
+        required_if=[
+            ("state", "prepared", ["manifest"]),
+            ("state", "restored", ["dump", "manifest"]),
+            ("state", "given_back", ["old"]),
+            ("state", "dropped", ["old"]),
+        ],
+        supports_check_mode=True,
     )
     params = module.params
-    server = Server(system_user="", **params["server"]) if params["server"] else Server()
-    place = Place(params["database"], params["owner"], tuple(params["units"]), server)
+    if module.check_mode and params["state"] != "prepared":
+        module.exit_json(changed=False, skipped=True)
     try:
-        answer = _do(params, place, module)
+        with _server(params) as server:
+            place = Place(params["database"], params["owner"], tuple(params["units"]), server)
+            answer = _do(params, place, module)
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc), exception=exc)
-    module.exit_json(changed=True, **answer)
+    module.exit_json(**{"changed": True, **answer})
+
+
+@contextlib.contextmanager
+def _server(params: dict) -> t.Iterator[Server]:
+    """This host's own, or the one given, with its password where PostgreSQL's programs look for it."""
+    if not params["server"]:
+        yield Server()
+        return
+    server = Server(system_user="", **params["server"])
+    with passfile(server.user, params["server_password"]) as path:
+        yield replace(server, passfile=path)
 
 
 def _do(params: dict, place: Place, module: AnsibleModule) -> dict:
+    directory, manifest = Path(params["directory"]), params["manifest"]
+    if params["state"] == "prepared":
+        ready = prepare(as_contents(manifest), manifest["litellm"], place, directory, sealed=params["sealed"], check=module.check_mode)
+        return {**asdict(ready), "changed": False, **({} if module.check_mode else {"directory": str(directory)})}
     if params["state"] == "restored":
-        manifest = params["manifest"]
         return asdict(restore(Path(params["dump"]), as_contents(manifest), manifest["litellm"], place, module.run_command))
     if params["state"] == "given_back":
         return {"failed_database": give_back(params["old"], place, module.run_command)}
-    drop(place.server, params["old"])
-    return {}
+    if params["state"] == "dropped":
+        drop(place.server, params["old"])
+        return {}
+    forget(directory)
+    return {"changed": False}
 
 
 if __name__ == "__main__":

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import threading
 import time
 import typing as t
-from pathlib import Path
 
 import pytest
+from conftest import ADDRESS, ONE, SHARED, TWO, Load, Shape, Target  # type: ignore[import-not-found]
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+from tests.load.steady_load import WHOLE, summary
 
-from tests.load.steady_load import WHOLE, Load, Shape, Target, summary
-
-SHARED = "10.85.27.100"
-ONE, TWO = (f"baremetal-llm-test-pair-{name}" for name in ("one", "two"))
-ADDRESS = {ONE: "10.85.27.11", TWO: "10.85.27.12"}
 OTHER = {ONE: TWO, TWO: ONE}
 
 
@@ -64,13 +56,6 @@ class Watch:
     def __exit__(self, *_exception: object) -> None:
         self.end.set()
         self.thread.join()
-
-
-@pytest.fixture(scope="module")
-def target() -> t.Callable[[str], Target]:
-    secrets = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent / ".secrets"
-    key = (secrets / "keys/load").read_text().strip()
-    return lambda address: Target(address, 443, "chat", key, "llm.pair.test", str(secrets / "tls/ca.crt"))
 
 
 @pytest.fixture

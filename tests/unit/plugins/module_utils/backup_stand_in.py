@@ -23,8 +23,15 @@ _AGE = """#!/bin/sh
 case "$1" in
   --encrypt) shift; echo "$@"; base64 ;;
   --decrypt) who=$(cat "${2#--identity=}")
-    head -n 1 "$3" | grep -q -- "--recipient=$who" || { echo 'age: error: no identity matched any of the recipients' >&2; exit 1; }
-    tail -n +2 "$3" | base64 --decode ;;
+    read -r header
+    echo "$header" | grep -q -- "--recipient=$who" || { echo 'age: error: no identity matched any of the recipients' >&2; exit 1; }
+    exec base64 --decode ;;
+esac
+"""
+_KEYGEN = """#!/bin/sh
+case "$1" in
+  --output=*) printf age1another >"${1#--output=}" ;;
+  -y) cat "$2" ;;
 esac
 """
 
@@ -70,7 +77,10 @@ def age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "bin/age"
     program.parent.mkdir()
     program.write_text(_AGE)
-    program.chmod(0o755)
+    keygen = program.with_name("age-keygen")
+    keygen.write_text(_KEYGEN)
+    for made in (program, keygen):
+        made.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     identity = tmp_path / "identity"
     identity.write_text(RECIPIENT)

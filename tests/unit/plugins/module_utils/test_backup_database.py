@@ -10,8 +10,20 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils import _backup_database as database_of
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import BusyError, DumpError, Server, Table, differences, dump, restore, swap
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import (
+    BusyError,
+    DumpError,
+    Server,
+    Table,
+    differences,
+    dump,
+    lacking,
+    passfile,
+    restore,
+    swap,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
+from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import ConnectError
 
 OURS = Server(system_user="")  # the programs here run as whoever tests
 
@@ -33,6 +45,7 @@ class Connection:
         self.told: list[str] = []
         self.databases = ["litellm", "litellm_restoring", "postgres"]
         self.busy: list[str] = []
+        self.rights = (True, True)
         self._rows: list[tuple[t.Any, ...]] = []
 
     def cursor(self) -> Connection:
@@ -49,6 +62,7 @@ class Connection:
 
     def execute(self, statement: str, _values: t.Any = None) -> None:
         answers: dict[str, list[tuple[t.Any, ...]]] = {
+            "rolcreatedb": [self.rights],
             "SHOW server_version": [("15.14 (Debian 15.14-0+deb12u1)",)],
             "pg_export_snapshot": [("00000003-1",)],
             "relkind": [("public.keys", "public.keys"), ("public._prisma_migrations", "public._prisma_migrations")],
@@ -118,8 +132,12 @@ def test_a_dump_goes_through_a_command_and_either_failure_counts(connection: Con
 def test_without_a_program_the_package_is_named(
     connection: Connection, program: t.Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(DumpError, match="pg_dump for PostgreSQL 15 or newer is not there: install"):
+        monkeypatch.setattr(database_of.shutil, "which", lambda _name: None)
+        dump(OURS, "litellm", tmp_path / "x")
+    # What lies in the path is the newest of those that are there.
+    monkeypatch.setattr(database_of.shutil, "which", lambda _name: "/usr/bin/pg_dump")
     program("pg_dump", "exit 0", "13")
-    monkeypatch.setattr(database_of.shutil, "which", lambda _name: None)
     with pytest.raises(DumpError, match="install the package postgresql-client-15"):
         dump(OURS, "litellm", tmp_path / "x")
 
@@ -144,6 +162,50 @@ def test_what_is_restored_is_its_owners_and_nobody_elses(connection: Connection,
         "REVOKE ALL ON SCHEMA public FROM PUBLIC",
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     ]
+
+
+def test_a_sealed_dump_is_opened_on_its_way_and_either_failure_counts(connection: Connection, program: t.Callable[..., None], tmp_path: Path) -> None:
+    program("pg_restore", f"cat >{tmp_path}/got")
+    (tmp_path / "x.dump").write_text("SEALED")
+    restore(OURS, tmp_path / "x.dump", "litellm_restoring", "litellm", ["tr", "A-Z", "a-z"])
+    assert (tmp_path / "got").read_text() == "sealed"
+    with pytest.raises(DumpError, match="^sh failed: no such key"):
+        restore(OURS, tmp_path / "x.dump", "litellm_restoring", "litellm", ["sh", "-c", "echo no such key >&2; exit 1"])
+    assert connection.told[-1] == "DROP DATABASE IF EXISTS litellm_restoring"
+    program("pg_restore", "echo disk full >&2; exit 1")
+    with pytest.raises(DumpError, match="^pg_restore failed: disk full"):
+        restore(OURS, tmp_path / "x.dump", "litellm_restoring", "litellm", ["yes"])
+
+
+def test_what_somebody_elses_server_does_not_allow_is_named(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = Server("db.example.org", user="litellm", system_user="", tls="verify-full")
+    assert lacking(theirs, "litellm") == ""
+    connection.rights = (True, False)
+    assert lacking(theirs, "litellm") == "ALTER DATABASE litellm OWNER TO litellm"
+    connection.rights = (False, False)
+    assert lacking(theirs, "litellm").startswith("ALTER ROLE litellm CREATEDB (and NOCREATEDB when")
+
+    def refused(**words: t.Any) -> t.NoReturn:
+        raise ConnectError(f"no pg_hba.conf entry for database {words['dbname']}")
+
+    monkeypatch.setattr(database_of, "connect", refused)
+    assert lacking(theirs, "litellm") == (
+        "litellm must be let in to its database postgres as well, where one database takes the place of another (no pg_hba.conf entry for database postgres)"
+    )
+
+
+def test_a_password_is_in_a_file_that_only_we_can_read_and_only_for_a_while() -> None:
+    with passfile("litellm", "a:b\\c") as path:
+        assert Path(path).read_text() == "*:*:*:litellm:a\\:b\\\\c\n"
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    assert not Path(path).exists()
+
+
+def test_on_somebody_elses_server_the_schema_public_is_left_to_its_owner(connection: Connection, program: t.Callable[..., None], tmp_path: Path) -> None:
+    program("pg_restore", "cat >/dev/null")
+    (tmp_path / "x.dump").touch()
+    restore(Server(system_user="", tls="require"), tmp_path / "x.dump", "litellm_restoring", "litellm")
+    assert "ALTER SCHEMA public OWNER TO litellm" not in connection.told
 
 
 RENAMES = ["ALTER DATABASE litellm RENAME TO litellm_before", "ALTER DATABASE litellm_restoring RENAME TO litellm"]
@@ -196,5 +258,20 @@ def test_differences_name_the_table() -> None:
 def test_what_libpq_is_told_has_no_password_and_is_quoted() -> None:
     server = Server("db.example.org", 5433, "litellm", "", "/etc/it's", "verify-full", "/ca.crt")
     assert database_of._conninfo(server, "litellm") == (
-        "host='db.example.org' port='5433' user='litellm' dbname='litellm' passfile='/etc/it\\'s' sslmode='verify-full' sslrootcert='/ca.crt'"
+        "host='db.example.org' port='5433' user='litellm' dbname='litellm' passfile='/etc/it\\'s' sslmode='verify-full' sslrootcert='/ca.crt' "
+        "sslcert='/nonexistent'"
     )
+
+
+@pytest.mark.parametrize(
+    ("tls", "ca", "authorities"),
+    [
+        ("verify-full", "/ca.crt", "/ca.crt"),
+        ("verify-full", "", "/etc/ssl/certs/ca-certificates.crt"),
+        ("require", "/ca.crt", "/nonexistent"),  # with a file libpq would verify
+        ("disable", "", "/nonexistent"),
+        ("", "", None),
+    ],
+)
+def test_whose_certificates_are_taken(tls: str, ca: str, authorities: str | None) -> None:
+    assert Server(tls=tls, ca=ca).words("litellm").get("sslrootcert") == authorities

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_make import make
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import BackupError
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_open import Opened, Wish, open_backup
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import unseal
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import new_identity, unsealed
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_secrets import forget, keep, pack, put_back, unpack
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import InputError
 from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.backup_stand_in import KEY, RECIPIENT, SALT, Gateway, age, gateway
@@ -29,7 +29,7 @@ def backup(gateway: Gateway, secrets: bool = True, sealed: bool = True) -> Path:
 
 
 def opened(gateway: Gateway, place: Path, **more: object) -> Opened:
-    wish: dict[str, t.Any] = {"identity": str(gateway.root / "identity"), "into": gateway.root / "into", "secrets": gateway.secrets, **more}
+    wish: dict[str, t.Any] = {"identity": str(gateway.root / "identity"), "secrets": gateway.secrets, **more}
     return open_backup(Wish(place, **wish))
 
 
@@ -45,24 +45,24 @@ def test_packing_is_the_same_twice_and_unpacks(tmp_path: Path) -> None:
     (tmp_path / "in/.salt.staged").write_text("half")
     packed = pack(tmp_path / "in", {"salt": "of the vault", "none": ""})
     assert packed == pack(tmp_path / "in", {"salt": "of the vault"})
-    (tmp_path / "x.tar").write_bytes(packed)
-    assert unpack(tmp_path / "x.tar") == {"keys/laptop": b"sk-1\n", "salt": b"of the vault\n"}
-    missing, different = put_back(tmp_path / "out", unpack(tmp_path / "x.tar"))
+    assert unpack(packed) == {"keys/laptop": b"sk-1\n", "salt": b"of the vault\n"}
+    assert put_back(tmp_path / "out", unpack(packed), check=True) == (["keys/laptop", "salt"], [])
+    assert not (tmp_path / "out").exists()
+    missing, different = put_back(tmp_path / "out", unpack(packed))
     assert (missing, different) == (["keys/laptop", "salt"], [])
     assert (tmp_path / "out/keys/laptop").stat().st_mode & 0o777 == 0o600
     (tmp_path / "out/salt").write_text("another")
-    assert put_back(tmp_path / "out", unpack(tmp_path / "x.tar")) == ([], ["salt"])
+    assert put_back(tmp_path / "out", unpack(packed)) == ([], ["salt"])
     assert (tmp_path / "out/salt").read_text() == "another"
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x"])
-def test_an_archive_that_leaves_its_directory_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_archive_that_leaves_its_directory_is_refused(name: str) -> None:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         archive.addfile(tarfile.TarInfo(name))
-    (tmp_path / "x.tar").write_bytes(content.getvalue())
     with pytest.raises(BackupError, match="cannot be a secret of ours"):
-        unpack(tmp_path / "x.tar")
+        unpack(content.getvalue())
 
 
 def test_secrets_are_kept_sealed_and_only_changed_when_they_are_others(tmp_path: Path, age: Path) -> None:
@@ -75,8 +75,8 @@ def test_secrets_are_kept_sealed_and_only_changed_when_they_are_others(tmp_path:
     assert not run()
     sealed = tmp_path / "kept/secrets.tar.age"
     assert b"all" not in sealed.read_bytes()
-    unseal(sealed, tmp_path / "plain", str(age))
-    assert (tmp_path / "plain").read_bytes() == b"all"
+    with unsealed(sealed, str(age)) as plain:
+        assert plain.read() == b"all"
     assert run(packed=b"others")
     assert run(recipients=())  # in the clear from now on
     assert (tmp_path / "kept/secrets.tar").read_bytes() == b"all"
@@ -93,11 +93,38 @@ def test_in_the_clear_only_if_told_so(tmp_path: Path) -> None:
 
 
 def test_a_backup_of_our_own_opens(gateway: Gateway, age: Path) -> None:
-    found = opened(gateway, backup(gateway))
-    assert found.dump.read_bytes() == b"PGDMP"
-    assert found.dump.parent.stat().st_mode & 0o777 == 0o700
+    place = backup(gateway)
+    found = opened(gateway, place)
+    assert (found.dump, found.sealed) == (place / "litellm.dump.age", True)
     assert (found.put_back, found.different) == ((), ())
-    assert sorted(path.name for path in found.dump.parent.iterdir()) == ["litellm.dump"]
+
+
+def test_its_dump_is_sealed_again_to_the_gateways_own_key(gateway: Gateway, age: Path, tmp_path: Path) -> None:
+    public = new_identity(tmp_path / "theirs")
+    found = opened(gateway, backup(gateway), target=str(tmp_path / "dump.age"), public_key=public)
+    assert found.dump == tmp_path / "dump.age"
+    assert found.dump.stat().st_mode & 0o777 == 0o600
+    assert b"PGDMP" not in found.dump.read_bytes()
+    with unsealed(found.dump, str(tmp_path / "theirs")) as plain:
+        assert plain.read() == b"PGDMP"
+    with pytest.raises(BackupError, match="not encrypted to the key in"), unsealed(found.dump, str(age)) as plain:
+        plain.read()
+
+
+def test_what_cannot_be_sealed_again_is_not_half_there(gateway: Gateway, age: Path, tmp_path: Path) -> None:
+    place = backup(gateway)
+    program = tmp_path / "bin/age"
+    program.write_text(program.read_text().replace("--encrypt)", '--encrypt) echo "no room" >&2; exit 1;;\n  --never)'))
+    with pytest.raises(BackupError, match="age does not encrypt: no room"):
+        opened(gateway, place, target=str(tmp_path / "dump.age"), public_key="age1another")
+    assert not (tmp_path / "dump.age").exists()
+
+
+def test_checking_puts_nothing_back(gateway: Gateway, age: Path) -> None:
+    place = backup(gateway)
+    forget_secrets(gateway, "backup_key", "keys/laptop")
+    assert opened(gateway, place, check=True).put_back == ("backup_key", "keys/laptop")
+    assert sorted(path.name for path in gateway.secrets.rglob("*") if path.is_file()) == ["litellm_salt_key"]
 
 
 def test_one_in_the_clear_opens_without_a_key(gateway: Gateway) -> None:
@@ -128,7 +155,6 @@ def test_refusals_leave_nothing_behind(gateway: Gateway, age: Path, tmp_path: Pa
         with pytest.raises(BackupError, match=because):
             opened(gateway, place, **more)
         assert {path: path.read_bytes() for path in gateway.secrets.rglob("*") if path.is_file()} == before
-        assert not (tmp_path / "into").exists()
 
     refused("is encrypted: name the file with the private key", identity="")
     refused("no private key at /nowhere", identity="/nowhere")
@@ -150,7 +176,7 @@ def test_without_its_secrets_a_backup_needs_ours(gateway: Gateway, age: Path) ->
     assert opened(gateway, place, salt=SALT).put_back == ()
     forget_secrets(gateway, "backup_key")
     with pytest.raises(BackupError, match="backup_key is missing, and the secrets are not in this backup"):
-        opened(gateway, place, into=gateway.root / "again")
+        opened(gateway, place)
 
 
 def test_of_another_installation_only_keys_and_salt_are_taken(gateway: Gateway, age: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.baremetal.llm.plugins.module_utils import _backup_database as database_of
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Contents, DumpError, Server, Table
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Contents, DumpError, NoServer, Server, Table
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import BackupError
-from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, give_back, restore
+from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, forget, give_back, prepare, restore
+from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.backup_stand_in import age
 
+__all__ = ["age"]
 PLACE = Place("litellm", "litellm", ("llm-litellm", "llm-litellm-standby"))
 OLD = Contents("15.14", {"public.keys": Table(2, "1:2")}, ("1_init",))
 NEW = Contents("15.14", {"public.keys": Table(3, "1:3")}, ("1_init", "2_more"))
@@ -21,7 +23,8 @@ class Machine:
 
     def __init__(self, **found: Contents) -> None:
         self.found, self.happened = found, list[str]()
-        self.dump, self.refuses = OLD, ""
+        self.dump, self.refuses, self.lacks = OLD, "", ""
+        self.through: t.Sequence[str] = ()
 
     def run(self, command: list[str]) -> tuple[int, str, str]:
         self.happened.append(" ".join(command[1:]))
@@ -37,8 +40,11 @@ class Machine:
         if self.found.pop(name, None):
             self.happened.append(f"drop {name}")
 
-    def restore(self, _server: Server, _file: Path, name: str, _owner: str) -> Contents:
-        self.found[name] = self.dump
+    def lacking(self, _server: Server, _name: str) -> str:
+        return self.lacks
+
+    def restore(self, _server: Server, _file: Path, name: str, _owner: str, through: t.Sequence[str]) -> Contents:
+        self.found[name], self.through = self.dump, through
         return self.dump
 
     def swap(self, _server: Server, name: str, new: str, old: str) -> None:
@@ -53,7 +59,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(litellm=NEW)
-    for name in ("exists", "contents", "drop", "restore", "swap"):
+    for name in ("exists", "contents", "drop", "lacking", "restore", "swap"):
         monkeypatch.setattr(database_of, name, getattr(made, name))
     return made
 
@@ -119,3 +125,43 @@ def test_a_server_without_the_database_gets_it(machine: Machine) -> None:
 
 def test_a_manifest_that_came_as_an_option() -> None:
     assert as_contents({"postgresql": "15.14", "tables": {"public.keys": {"rows": 2, "sum": "1:2"}}, "migrations": ["1_init"], "host": "x"}) == OLD
+
+
+def test_a_place_is_made_for_us_alone_with_a_key_to_seal_to(machine: Machine, age: Path, tmp_path: Path) -> None:
+    place = tmp_path / "restore"
+    place.mkdir()
+    (place / "litellm.dump.age").write_text("of a restore that was killed")
+    ready = prepare(OLD, "1.106.2", PLACE, place, sealed=True, check=False)
+    assert (ready.there, ready.older, ready.public_key) == (True, True, "age1another")
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in place.iterdir()] == ["key"]
+    restore(place / "litellm.dump.age", OLD, "1.106.2", PLACE, machine.run)
+    assert machine.through[-2:] == ["--decrypt", f"--identity={place}/key"]
+    assert prepare(OLD, "1.106.2", PLACE, place, sealed=False, check=False).public_key == ""
+    assert list(place.iterdir()) == []
+    forget(place)
+    forget(place)
+    assert not place.exists()
+
+
+def test_checking_makes_no_place_and_knows_a_bare_machine(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=True).there
+
+    def bare(_server: Server, _name: str) -> t.NoReturn:
+        raise NoServer("PostgreSQL is not installed here.")
+
+    monkeypatch.setattr(database_of, "exists", bare)
+    assert not prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=True).there
+    assert not (tmp_path / "restore").exists()
+    with pytest.raises(NoServer):
+        prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=False)
+
+
+def test_somebody_elses_server_must_allow_it(machine: Machine, tmp_path: Path) -> None:
+    machine.lacks = "ALTER ROLE litellm CREATEDB"
+    theirs = Place("litellm", "litellm", (), Server("db.example.org", user="litellm", system_user="", tls="verify-full"))
+    for check in (True, False):
+        with pytest.raises(BackupError, match="litellm may not replace a database on db.example.org:5432.*administrator.*: ALTER ROLE litellm CREATEDB"):
+            prepare(OLD, "1.106.2", theirs, tmp_path / "restore", sealed=True, check=check)
+    assert not (tmp_path / "restore").exists()
+    assert prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=False, check=True).there  # our own administrator may everything
