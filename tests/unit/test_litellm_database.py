@@ -36,6 +36,7 @@ def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    monkeypatch.setattr(loaded("llm_engines", monkeypatch), "guarded", lambda: True)
     return loaded("llm_database", monkeypatch)
 
 

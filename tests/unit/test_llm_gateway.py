@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import importlib.util
 import socket
 import sys
+import time
 import types
 import typing as t
 from pathlib import Path
@@ -66,9 +68,14 @@ class NotConnected(Exception):
 
 
 MODULES = (
+    "apscheduler",
+    "apscheduler.executors",
+    "apscheduler.schedulers",
+    "apscheduler.triggers",
     "fastapi",
     "httpx",
     "litellm",
+    "litellm.caching",
     "litellm.integrations",
     "litellm.integrations.custom_logger",
     "litellm.litellm_core_utils",
@@ -90,6 +97,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[t.Any, types.ModuleType]:
     server = modules["litellm.proxy.proxy_server"]
     modules["litellm"].__dict__["ServiceUnavailableError"] = modules["litellm"].__dict__["InternalServerError"] = Unavailable
     modules["litellm"].__dict__["token_counter"] = lambda messages, tools: len(messages[0]["content"].split())
+    modules["litellm.caching"].__dict__["in_memory_cache"] = memory = types.ModuleType("in_memory_cache")
+    memory.__dict__["time"] = time
+    for place, name in (("executors", "base"), ("schedulers", "base"), ("triggers", "interval")):
+        modules[f"apscheduler.{place}"].__dict__[name] = scheduled = types.ModuleType(name)
+        scheduled.__dict__["datetime"] = datetime.datetime
     modules["litellm.integrations.custom_logger"].__dict__["CustomLogger"] = object
     modules["litellm.litellm_core_utils.streaming_handler"].__dict__["CustomStreamWrapper"] = type("Stream", (Stream,), {})
     modules["litellm.llms.custom_httpx"].__dict__["http_handler"] = handler = types.ModuleType("http_handler")
@@ -213,3 +225,14 @@ def test_a_prompt_that_fits_nothing_and_one_that_fits_are_left_to_litellm(loaded
     assert left(loaded, [SMALL, LARGE], [SMALL], 5) == ["small"]
     assert left(loaded, [SMALL, LARGE], [SMALL, LARGE], 50) == ["small", "large"]
     assert left(loaded, [ENDLESS, LARGE], [ENDLESS], 50) == ["endless"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_is_remembered_is_forgotten_in_time_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = sys.modules["litellm.caching"].__dict__["in_memory_cache"]
+    assert memory.time.time() == pytest.approx(time.time(), abs=5)
+    before = memory.time.time()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert before <= memory.time.time() < before + 5
+    scheduler = sys.modules["apscheduler.schedulers"].__dict__["base"]
+    assert before <= scheduler.datetime.now(datetime.timezone.utc).timestamp() < before + 5

@@ -8,6 +8,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.baremetal.llm.tests.query_engines import engines_for
 from conftest import Admin, FrontDoor, chat, play, shell, until  # type: ignore[import-not-found]
 
 SERVER = "postgresql@15-llm"
@@ -99,3 +100,5 @@ def test_two_processes_count_together(admin: Admin, front_door: FrontDoor, machi
     assert seen.count(200) == 2, seen
     assert set(seen) == {200, 429}
     admin.remove_key("test-limit")
+    assert len(engines_for("llm-litellm", machine)) == 4  # two processes, and as many beside them in reserve
+    assert engines_for("nobody", machine) == {}

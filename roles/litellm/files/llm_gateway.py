@@ -1,6 +1,6 @@
 # Copyright: the baremetal.llm authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Six things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
+"""Seven things for which LiteLLM has no setting; it loads this file as a callback from beside its config.yaml.
 
 A model may think for minutes before its first token, so LiteLLM's timeouts are long. A server that has vanished, so that its packets do not come any
 more, would be waited for just as long. The kernel finds out in seconds, for every kind of call, if it is told to ask: see ``engine_socket``.
@@ -19,17 +19,27 @@ A key that has reached its limit would be tried again with the route's fallbacks
 client would be told that its model is no string (400). It is told of the limit.
 
 What LiteLLM says of a key's limits and budgets can hold the key's hash, under which the database knows it. It is taken out.
+
+What LiteLLM remembers it forgets at a time of day, and at a time of day it writes what was spent. If the clock is set back by hours, it would keep for as
+many hours more a limit that is used up, a server that rests, a key that was removed, and would write nothing. Both go by a clock that nobody sets.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 import socket
+import time
+import types
 import typing as t
 
 import httpx
 import litellm
+from apscheduler.executors import base as executors
+from apscheduler.schedulers import base as schedulers
+from apscheduler.triggers import interval
 from fastapi import HTTPException
+from litellm.caching import in_memory_cache
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.streaming_handler import CustomStreamWrapper
 from litellm.llms.custom_httpx import http_handler
@@ -84,6 +94,28 @@ def refuse_torn_answers() -> None:
 def let_limits_be() -> None:
     """Without fallbacks at this place, the refusal reaches the client. After a failure of a model they are asked elsewhere."""
     ProxyBaseLLMRequestProcessing._configured_fallbacks = staticmethod(lambda **_given: None)
+
+
+BEGAN = time.time() - time.monotonic()
+
+
+def steady() -> float:
+    """The time as it was when LiteLLM started, and what has gone by since."""
+    return BEGAN + time.monotonic()
+
+
+class Steady(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> t.Any:
+        return cls.fromtimestamp(steady(), tz)
+
+
+def go_by_a_clock_that_nobody_sets() -> None:
+    in_memory_cache.time.time  # noqa: B018 - one that tells the time in another way must not start
+    in_memory_cache.time = types.SimpleNamespace(time=steady)
+    for module in (executors, schedulers, interval):
+        module.datetime.now  # noqa: B018 - as above
+        module.datetime = Steady
 
 
 class Gateway(CustomLogger):  # type: ignore[misc]
@@ -170,4 +202,5 @@ def _limit(deployment: t.Any) -> int | None:
 watch_connections()
 refuse_torn_answers()
 let_limits_be()
+go_by_a_clock_that_nobody_sets()
 gateway = Gateway()

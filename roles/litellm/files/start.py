@@ -5,6 +5,8 @@
 LiteLLM itself would start without, say that it is ready, and refuse valid keys until somebody starts it again. It would also compare the tables
 with its own at every start, and for that hand the database's address, password included, to a program as an argument, for everybody on the machine to read.
 
+Its query engines listen where nobody else reaches them (llm_engines.py), in each of its processes: those that it starts read this file, too.
+
 While it runs, it is watched. If it has lost its database although the database answers, its query engine is ended, which it starts again by itself, and no
 stream is cut. If that is no help it is ended itself, and systemd starts it again.
 """
@@ -23,6 +25,7 @@ import urllib.request
 from pathlib import Path
 
 import llm_database
+import llm_engines
 
 PATIENCE = 60  # seconds for a database to come
 PAUSE = 15  # seconds between two attempts where it is there, but not as it must be
@@ -41,6 +44,13 @@ def wait_for_database(url: str) -> None:
         tell(str(exc))
         time.sleep(PAUSE)
         sys.exit(1)
+
+
+def wait_for_guard() -> None:
+    try:
+        llm_engines.wait(PATIENCE)
+    except llm_engines.Unguarded as exc:
+        sys.exit(str(exc))
 
 
 def readiness(url: str) -> str:
@@ -79,6 +89,8 @@ def watch(url: str, database: str) -> None:
     looks = 0
     while looks < 2 * LOST:
         time.sleep(INTERVAL)
+        if not llm_engines.guarded():
+            tell("The rules that keep everybody else from LiteLLM's tables are not in force: systemctl restart llm-litellm-guard")
         said = readiness(url)
         looks = looks + 1 if has_lost(said, database) else 0
         if looks == LOST:
@@ -100,6 +112,7 @@ def option(name: str) -> str:
 
 def main() -> None:
     database = llm_database.address()
+    wait_for_guard()
     wait_for_database(database)
     # Not in the environment that systemd shows to everybody.
     os.environ["LITELLM_SALT_KEY"] = llm_database.salt()
@@ -112,5 +125,7 @@ def main() -> None:
     run_server()
 
 
+if __name__ in ("__main__", "__mp_main__"):  # the second is a worker, which multiprocessing has started
+    llm_engines.install()
 if __name__ == "__main__":
     main()
