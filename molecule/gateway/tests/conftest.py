@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,38 +10,33 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[3] / ".collections"))
 
 from ansible_collections.baremetal.llm.tests.front_door import FrontDoor, Reply
-from ansible_collections.baremetal.llm.tests.gateway import ROOT, Admin, chat, play, shell, until
+from ansible_collections.baremetal.llm.tests.gateway import ROOT, Admin, Run, chat, play, shell, until
+from ansible_collections.baremetal.llm.tests.gateway_fixtures import admin, front_door, inventory, machine, secrets
 
-__all__ = ["ROOT", "Admin", "FrontDoor", "Reply", "chat", "play", "shell", "until"]  # for the tests beside this file
+from backups import backup, blank, identity, public, restoring  # type: ignore[import-not-found]  # isort: skip
 
-DOOR = "baremetal-llm-gateway-door"
-BLANK = "baremetal-llm-gateway-blank"
-ADDRESSES = {DOOR: "10.85.25.10", BLANK: "10.85.25.30"}
-
-
-@pytest.fixture(scope="session")
-def inventory() -> Path:
-    return Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-
-
-@pytest.fixture(scope="session")
-def machine() -> str:
-    return os.environ.get("LLM_GATEWAY_MACHINE", DOOR)
-
-
-@pytest.fixture(scope="session")
-def secrets(inventory: Path) -> Path:
-    return Path(os.environ.get("LLM_SECRETS_DIR") or inventory / ".secrets")
-
-
-@pytest.fixture(scope="session")
-def front_door(machine: str, secrets: Path) -> FrontDoor:
-    return FrontDoor(machine, shell(machine, "hostname -I").split()[0], secrets)
-
-
-@pytest.fixture(scope="session")
-def admin(machine: str, secrets: Path) -> Admin:
-    return Admin(machine, (secrets / "litellm_master_key").read_text().strip())
+# for the tests beside this file
+__all__ = [
+    "ROOT",
+    "Admin",
+    "FrontDoor",
+    "Reply",
+    "Run",
+    "admin",
+    "backup",
+    "blank",
+    "chat",
+    "front_door",
+    "identity",
+    "inventory",
+    "machine",
+    "play",
+    "public",
+    "restoring",
+    "secrets",
+    "shell",
+    "until",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.baremetal.llm.tests.query_engines import engines_for
 from conftest import Admin, FrontDoor, chat, play, shell, until  # type: ignore[import-not-found]
 
 SERVER = "postgresql@15-llm"
@@ -45,6 +46,11 @@ def test_nothing_of_it_is_written_where_everybody_can_read(machine: str, secrets
 def test_who_has_no_right_does_not_reach_the_database(machine: str) -> None:
     asked = "runuser --user nobody -- python3 -c 'import psycopg2; psycopg2.connect(\"host=/var/run/postgresql dbname=litellm user=litellm\")' 2>&1 || true"
     assert "Peer authentication failed" in shell(machine, asked)
+
+
+def test_litellm_alone_reaches_its_query_engines(machine: str) -> None:
+    assert len(engines_for("llm-litellm", machine)) == 2  # one of each instance
+    assert engines_for("nobody", machine) == {}
 
 
 def test_a_killed_query_engine_comes_back(admin: Admin, front_door: FrontDoor, machine: str, key: str) -> None:

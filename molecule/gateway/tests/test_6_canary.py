@@ -8,11 +8,12 @@ import secrets as random
 import shutil
 import subprocess
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FrontDoor, play, shell  # type: ignore[import-not-found]
+from conftest import FrontDoor, Run, play, shell  # type: ignore[import-not-found]
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 PLACES = ["/etc", "/opt/llm", "/var", "/tmp", "/run", "/home", "/root", "/srv/llm/models", "/usr/local", "/dev/shm"]
@@ -88,29 +89,41 @@ def test_not_in_what_a_run_says(changed: Changed) -> None:
     assert leaked(changed.canaries, changed.said) == []
 
 
-@pytest.mark.parametrize(
-    ("playbook", "variables", "because"),
-    [
-        pytest.param("site", {"llm_keys": [{"name": "torn", "key": "CANARY with a space in it"}]}, "torn", id="a key that no header carries"),
-        pytest.param("keys", {"llm_master_key": "sk-CANARY"}, "llm_master_key", id="a master key that LiteLLM does not know"),
-        pytest.param("gateway", {"llm_salt_key": "CANARY"}, "salt", id="another salt"),
-        pytest.param("gateway", {"nginx_tls_certificate": "THE CERTIFICATE", "nginx_tls_private_key": "CANARY"}, "nginx_tls", id="no private key"),
-        pytest.param(
-            "gateway",
-            {"postgresql_external": {"host": "127.0.0.1"}, "llm_database_password": "CANARY"},
-            "postgresql_external",
-            id="a database that lets nobody in",
-        ),
-        pytest.param("gateway", {"litellm_general_settings": "CANARY"}, "litellm_general_settings", id="a text instead of a mapping"),
-    ],
-)
-def test_not_in_what_a_failure_says(mine: Path, changed: Changed, playbook: str, variables: dict[str, t.Any], because: str) -> None:
-    canary = random.token_hex(24)
-    given = mine.parent / "given.json"  # not on the command line, which -vvvv repeats
-    given.write_text(json.dumps(variables).replace("CANARY", canary))
-    failed = play(mine, playbook, *LOUD, "-e", f"@{given}")
+# A run with something wrong: its playbook, what it is given, and what its error names.
+WRONG: dict[str, tuple[str, dict[str, t.Any], str]] = {
+    "a key that no header carries": ("site", {"llm_keys": [{"name": "torn", "key": "CANARY with a space in it"}]}, "torn"),
+    "a master key that LiteLLM does not know": ("keys", {"llm_master_key": "sk-CANARY"}, "llm_master_key"),
+    "another salt": ("gateway", {"llm_salt_key": "CANARY"}, "salt"),
+    "no private key": ("gateway", {"nginx_tls_certificate": "THE CERTIFICATE", "nginx_tls_private_key": "CANARY"}, "nginx_tls"),
+    "a database that lets nobody in": (
+        "gateway",
+        {"postgresql_external": {"host": "127.0.0.1"}, "llm_database_password": "CANARY"},
+        "postgresql_external",
+    ),
+    "a text instead of a mapping": ("gateway", {"litellm_general_settings": "CANARY"}, "litellm_general_settings"),
+}
+
+
+@pytest.fixture(scope="module")
+def failures(mine: Path, changed: Changed) -> dict[str, tuple[Run, str]]:
+    """What each of them says, and its canary. They change nothing, so two run at a time."""
+
+    def one(case: str) -> tuple[str, tuple[Run, str]]:
+        playbook, variables, _because = WRONG[case]
+        canary = random.token_hex(24)
+        given = mine.parent / f"{canary[:8]}.json"  # not on the command line, which -vvvv repeats
+        given.write_text(json.dumps(variables).replace("CANARY", canary))
+        return case, (play(mine, playbook, *LOUD, "-e", f"@{given}"), canary)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(one, WRONG))
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_not_in_what_a_failure_says(failures: dict[str, tuple[Run, str]], changed: Changed, case: str) -> None:
+    failed, canary = failures[case]
     assert failed.rc != 0
-    assert because in failed.said, failed.said[-3000:]
+    assert WRONG[case][2] in failed.said, failed.said[-3000:]
     assert leaked({**changed.canaries, "given": canary}, failed.said) == []
 
 

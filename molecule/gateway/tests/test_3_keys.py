@@ -1,4 +1,7 @@
-"""Every field of a key, as a client with the package openai meets it, and the playbook that brings keys."""
+"""Every field of a key, as a client with the package openai meets it, and the playbook that brings keys.
+
+What takes its time, an expiry and a grace, begins early and ends late, with other tests between: their order in this file matters.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import subprocess
 import sys
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +28,7 @@ FRONT_DOOR = "baremetal.llm.nginx : Keys | Write the keys and the limits, and re
 LITELLM = "Keys | Make LiteLLM's what the inventory says"
 Answer = dict[str, t.Any]
 REFUSED_FOR_MONEY = (400, 422, 429)
+RENEWS = "SELECT budget_reset_at FROM \"LiteLLM_VerificationToken\" WHERE key_alias = 'turned'"
 
 
 class Run(t.NamedTuple):
@@ -96,12 +100,107 @@ def client(machine: str, secrets: Path) -> OpenAI:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_it_was(owner: Owner) -> t.Iterator[None]:
-    """Afterwards there are the keys of the inventory and no others, and none of them can come back."""
+def as_it_was(owner: Owner, admin: Admin) -> t.Iterator[None]:
+    """Nothing is there of the keys that these tests make, not even of a run that was stopped."""
+    forget(owner, admin)
     yield
-    made = [{"name": name, "state": "absent"} for name in ("fresh", "brief", "turned")]
-    done = owner.play(llm_keys=[*owner.keys, *made], llm_keys_purge=True)
-    assert done.rc == 0, done.said[-3000:]
+    forget(owner, admin)
+
+
+def forget(owner: Owner, admin: Admin) -> None:
+    for name in ("fresh", "brief", "turned"):
+        for path in owner.secrets.glob(f"keys/{name}*"):
+            path.unlink()
+        admin.remove_key(name)
+        admin.remove_key(f"{name}.previous")
+
+
+def test_a_second_run_changes_nothing(owner: Owner) -> None:
+    run = owner.play()
+    assert (run.rc, run.changed) == (0, [])
+    print(f"playbooks/keys.yml without a change: {run.seconds:.1f} s")
+
+
+def test_new_changed_and_revoked(owner: Owner, client: OpenAI) -> None:
+    fresh = {"name": "fresh", "models": ["tiny-b"]}
+    check = owner.play("keys", "--check", "--diff", llm_keys=[*owner.keys, fresh])
+    assert check.rc == 0
+    assert client.statuses("fresh", "tiny-b") == [401]
+    made = owner.play("keys", "--diff", llm_keys=[*owner.keys, fresh, TURNED])
+    assert made.rc == 0, made.said[-2000:]
+    print(f"playbooks/keys.yml with two new keys: {made.seconds:.1f} s")
+    assert client.statuses("turned", {"model": "tiny-a", "max_tokens": 20}) == [200]  # it has spent something when it is rotated
+    allowed, forbidden = client.statuses("fresh", "tiny-b", "tiny-a")
+    assert (allowed, forbidden in (401, 403)) == (200, True)
+    changed = owner.play(llm_keys=[*owner.keys, {**fresh, "models": ["tiny-a"]}, TURNED])
+    assert changed.changed == [LITELLM]
+    assert client.statuses("fresh", "tiny-a") == [200]
+    value = owner.file("fresh").read_text().strip()
+    gone = owner.play("keys", "--diff", llm_keys=[*owner.keys, {"name": "fresh", "state": "absent"}, TURNED])
+    assert gone.rc == 0
+    assert not owner.file("fresh").exists()
+    assert client.statuses(value, "tiny-a") == [401]
+    for said in (check.said, made.said, gone.said):
+        assert value not in said
+
+
+def logged(admin: Admin, hashes: str) -> float:
+    return float(admin.query(f'SELECT sum(spend) FROM "LiteLLM_SpendLogs" WHERE api_key IN ({hashes})') or 0)
+
+
+def spend(admin: Admin, alias: str) -> float:
+    return float(admin.query(f"SELECT spend FROM \"LiteLLM_VerificationToken\" WHERE key_alias = '{alias}'") or 0)
+
+
+TURNED = {"name": "turned", "max_budget": 100, "budget_duration": "30d", "grace": "150s"}
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A run that rotates one key and makes another that ends soon."""
+
+    old: str = field(repr=False)
+    new: str = field(repr=False)
+    spent: float  # by the old key, before
+    renews: str  # when its budget begins anew
+    brief: dict[str, t.Any]
+    ends: dt.datetime
+    over: dt.datetime  # the grace, at the latest
+    said: str = field(repr=False)
+
+    @property
+    def keys(self) -> list[dict[str, t.Any]]:
+        return [self.brief, TURNED]
+
+
+def wait_for(moment: dt.datetime) -> None:
+    time.sleep(max(0.0, (moment - dt.datetime.now(dt.timezone.utc)).total_seconds()))
+
+
+@pytest.fixture(scope="module")
+def turning(owner: Owner, admin: Admin) -> Turning:
+    until(lambda: spend(admin, "turned") > 0, 60, "what was spent is in the database")
+    old, spent, renews = owner.file("turned").read_text().strip(), spend(admin, "turned"), admin.query(RENEWS)
+    ends = dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=80)
+    brief = {"name": "brief", "expires": ends.isoformat()}
+    run = owner.play("keys", "-vvv", "--diff", llm_keys=[*owner.keys, brief, TURNED], llm_rotate="turned")
+    assert run.rc == 0, run.said[-2000:]
+    over = dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=151)
+    return Turning(old, owner.file("turned").read_text().strip(), spent, renews, brief, ends, over, run.said)
+
+
+def test_a_rotation_with_grace(owner: Owner, client: OpenAI, admin: Admin, turning: Turning) -> None:
+    assert client.statuses("brief", "tiny-b") == [200]
+    assert turning.new != turning.old
+    assert owner.file("turned.previous").read_text().split()[0] == turning.old
+    assert turning.new not in turning.said
+    assert turning.old not in turning.said
+    assert client.statuses(turning.old, "tiny-a") == [200]
+    assert client.statuses(turning.new, "tiny-a") == [200]
+    assert spend(admin, "turned") >= turning.spent  # it goes on from there
+    assert admin.query(RENEWS) == turning.renews  # on the same day as before
+    budgets = admin.query("SELECT max_budget FROM \"LiteLLM_VerificationToken\" WHERE key_alias LIKE 'turned%'").split()
+    assert sum(map(float, budgets)) == pytest.approx(100 + turning.spent, rel=1e-6)
 
 
 def test_all_models_and_some(client: OpenAI) -> None:
@@ -165,84 +264,13 @@ def test_a_key_reaches_no_other_route_of_litellm(admin: Admin, secrets: Path) ->
         assert mine.call(method, path, {} if method == "POST" else None).status in (401, 403), path
 
 
-def test_a_second_run_changes_nothing(owner: Owner) -> None:
-    run = owner.play()
-    assert (run.rc, run.changed) == (0, [])
-    print(f"playbooks/keys.yml without a change: {run.seconds:.1f} s")
-
-
-def test_new_changed_and_revoked(owner: Owner, client: OpenAI) -> None:
-    fresh = {"name": "fresh", "models": ["tiny-b"]}
-    check = owner.play("keys", "--check", "--diff", llm_keys=[*owner.keys, fresh])
-    assert check.rc == 0
-    assert client.statuses("fresh", "tiny-b") == [401]
-    made = owner.play("keys", "--diff", llm_keys=[*owner.keys, fresh])
-    assert made.rc == 0, made.said[-2000:]
-    print(f"playbooks/keys.yml with a new key: {made.seconds:.1f} s")
-    allowed, forbidden = client.statuses("fresh", "tiny-b", "tiny-a")
-    assert (allowed, forbidden in (401, 403)) == (200, True)
-    changed = owner.play(llm_keys=[*owner.keys, {**fresh, "models": ["tiny-a"]}])
-    assert changed.changed == [LITELLM]
-    assert client.statuses("fresh", "tiny-a") == [200]
-    value = owner.file("fresh").read_text().strip()
-    gone = owner.play("keys", "--diff", llm_keys=[*owner.keys, {"name": "fresh", "state": "absent"}])
-    assert gone.rc == 0
-    assert not owner.file("fresh").exists()
-    assert client.statuses(value, "tiny-a") == [401]
-    for said in (check.said, made.said, gone.said):
-        assert value not in said
-
-
-def test_an_expiry_needs_no_run(owner: Owner, client: OpenAI) -> None:
-    ends = dt.datetime.now(dt.timezone.utc) + dt.timedelta(seconds=50)
-    brief = {"name": "brief", "expires": ends.isoformat()}
-    assert owner.play(llm_keys=[*owner.keys, brief]).rc == 0
-    assert client.statuses("brief", "tiny-b") == [200]
-    time.sleep(max(0.0, (ends - dt.datetime.now(dt.timezone.utc)).total_seconds() + 5))
+def test_an_expiry_needs_no_run(owner: Owner, client: OpenAI, turning: Turning) -> None:
+    wait_for(turning.ends + dt.timedelta(seconds=5))
     assert client.statuses("brief", "tiny-b") == [401]
-    after = owner.play(llm_keys=[*owner.keys, brief])
+    after = owner.play(llm_keys=[*owner.keys, *turning.keys])
     assert (after.rc, after.changed) == (0, [FRONT_DOOR])
     assert "The key of brief expired on" in after.said
     assert client.statuses("brief", "tiny-b") == [401]
-
-
-def test_a_rotation_with_grace(owner: Owner, client: OpenAI, admin: Admin) -> None:
-    key = {"name": "turned", "max_budget": 100, "budget_duration": "1d", "grace": "40s"}
-    assert owner.play(llm_keys=[*owner.keys, key]).rc == 0
-    old = owner.file("turned").read_text().strip()
-    assert client.statuses(old, {"model": "tiny-a", "max_tokens": 20}) == [200]
-    until(lambda: spend(admin, "turned") > 0, 60, "what was spent is in the database")
-    spent = spend(admin, "turned")
-    run = owner.play("keys", "-vvv", "--diff", llm_keys=[*owner.keys, key], llm_rotate="turned")
-    assert run.rc == 0, run.said[-2000:]
-    rotated = time.monotonic()
-    new = owner.file("turned").read_text().strip()
-    assert new != old
-    assert owner.file("turned.previous").read_text().split()[0] == old
-    assert new not in run.said
-    assert old not in run.said
-    assert client.statuses(old, "tiny-a") == [200]
-    assert client.statuses(new, "tiny-a") == [200]
-    assert spend(admin, "turned") >= spent  # it goes on from there
-    budgets = admin.query("SELECT max_budget FROM \"LiteLLM_VerificationToken\" WHERE key_alias LIKE 'turned%'").split()
-    assert sum(map(float, budgets)) == pytest.approx(100 + spent, rel=1e-6)
-    time.sleep(max(0.0, 46 - (time.monotonic() - rotated)))
-    assert client.statuses(old, "tiny-a") == [401]  # LiteLLM ended it, no run did
-    assert client.statuses(new, "tiny-a") == [200]
-    assert owner.play(llm_keys=[*owner.keys, key]).changed == ["Keys | Rotate those that are due", LITELLM, FRONT_DOOR]
-    assert not owner.file("turned.previous").exists()
-    assert admin.query("SELECT max_budget FROM \"LiteLLM_VerificationToken\" WHERE key_alias LIKE 'turned%'") == "100"
-    hashes = ", ".join(f"'{hashlib.sha256(value.encode()).hexdigest()}'" for value in (old, new))
-    until(lambda: spend(admin, "turned") == pytest.approx(logged(admin, hashes), rel=1e-9), 60, "the key has been charged what both have spent")
-    assert owner.play(llm_keys=[*owner.keys, key]).changed == []
-
-
-def logged(admin: Admin, hashes: str) -> float:
-    return float(admin.query(f'SELECT sum(spend) FROM "LiteLLM_SpendLogs" WHERE api_key IN ({hashes})') or 0)
-
-
-def spend(admin: Admin, alias: str) -> float:
-    return float(admin.query(f"SELECT spend FROM \"LiteLLM_VerificationToken\" WHERE key_alias = '{alias}'") or 0)
 
 
 def test_spend_is_exact_after_parallel_streams(owner: Owner, client: OpenAI, admin: Admin) -> None:
@@ -283,3 +311,23 @@ def test_what_is_wrong_is_refused_before_anything_changes(owner: Owner, admin: A
     run = owner.play(llm_keys=[*owner.keys, wrong[3]])
     assert "new-c has requests_per_minute 100, more than the 3 of its team lab" in run.said
     assert admin.query('SELECT key_alias, rpm_limit, max_budget FROM "LiteLLM_VerificationToken" ORDER BY key_alias') == before
+
+
+def test_a_grace_ends(owner: Owner, client: OpenAI, admin: Admin, turning: Turning) -> None:
+    wait_for(turning.over + dt.timedelta(seconds=5))
+    assert client.statuses(turning.old, "tiny-a") == [401]  # LiteLLM ended it, no run did
+    assert client.statuses(turning.new, "tiny-a") == [200]
+    assert owner.play(llm_keys=[*owner.keys, *turning.keys]).changed == ["Keys | Rotate those that are due", LITELLM, FRONT_DOOR]
+    assert not owner.file("turned.previous").exists()
+    assert admin.query("SELECT max_budget FROM \"LiteLLM_VerificationToken\" WHERE key_alias LIKE 'turned%'") == "100"
+    hashes = ", ".join(f"'{hashlib.sha256(value.encode()).hexdigest()}'" for value in (turning.old, turning.new))
+    until(lambda: spend(admin, "turned") == pytest.approx(logged(admin, hashes), rel=1e-9), 60, "the key has been charged what both have spent")
+    assert owner.play(llm_keys=[*owner.keys, *turning.keys]).changed == []
+
+
+def test_what_is_listed_no_more_goes_when_told_so(owner: Owner, client: OpenAI, turning: Turning) -> None:
+    done = owner.play(llm_keys=owner.keys, llm_keys_purge=True)
+    assert done.rc == 0, done.said[-3000:]
+    assert client.statuses(turning.new, "tiny-a") == [401]
+    assert not owner.file("turned").exists()
+    assert owner.file("turned.removed").read_text().strip() == turning.new, "nobody named it, so its value is kept"
