@@ -17,8 +17,8 @@ export ANSIBLE_INJECT_FACT_VARS := false
 
 SCENARIOS ?= default trixie versions gpu container_toolkit repository firewall fleet gateway
 # Killed runs, Debian's own driver built by DKMS, other branches of it, the real vLLM (6 GB), containers, faults under load,
-# the gateway's database broken, upgraded and taken back, two gateways: some minutes each.
-LONG_SCENARIOS ?= interrupted gpu_driver driver_branches vllm multihost containers faults postgresql gateway_faults gateway_upgrade two_gateways
+# the gateway's database broken, upgraded and taken back, in a container, two gateways, certificates by ACME: some minutes each.
+LONG_SCENARIOS ?= interrupted gpu_driver driver_branches vllm multihost containers containers_gateway faults postgresql gateway_faults gateway_upgrade two_gateways acme
 
 .PHONY: help venv demo demo-stop test test-all lint unit sanity molecule lock
 

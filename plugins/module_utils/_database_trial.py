@@ -23,8 +23,10 @@ from urllib.parse import quote
 
 from ansible_collections.baremetal.llm.plugins.module_utils import _backup_database as database
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Server
+from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
 from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import ADMINISTRATOR, SOCKETS
+from ansible_collections.baremetal.llm.plugins.module_utils._program import run_program
 
 _KEPT = 3  # dumps
 _LONGEST = 1800  # seconds that the new tables may take
@@ -39,7 +41,7 @@ class TrialError(LLMError):
 
 @dataclass(frozen=True)
 class Trial:
-    """``program`` makes the tables of the new version; it and the files it needs stand in ``directory``."""
+    """``python``, in ``image`` if that is given, has the new version; the program that makes its tables and what it needs stand in ``directory``."""
 
     name: str
     owner: str
@@ -48,6 +50,7 @@ class Trial:
     directory: Path
     environment: t.Mapping[str, str] = field(default_factory=dict)
     port: int = 5432
+    image: str = ""
 
     @property
     def copy(self) -> str:
@@ -119,29 +122,48 @@ def _run(trial: Trial) -> None:
             (place / name).write_text(settings)
         for path in (place, *place.iterdir()):
             os.chown(path, user.pw_uid, user.pw_gid)
-        done = subprocess.run(
-            [trial.python, str(place / "migrate.py")],
-            cwd=place,
-            env={**trial.environment, "HOME": str(place)},
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_LONGEST,
-            check=False,
-        )
-        if done.returncode != 0:
+        status, said = (_in_image if trial.image else _here)(trial, place, user)
+        if status != 0:
             raise TrialError(
                 f"The new version cannot make its tables in a copy of {trial.name}, so nothing was changed, and the old one goes on. It said:\n"
-                f"{done.stdout.strip()[-_SAID:]}"
+                f"{said.strip()[-_SAID:]}"
             )
     except subprocess.TimeoutExpired:
         raise TrialError(f"The new version was not done with a copy of {trial.name} after {_LONGEST} s, so nothing was changed.") from None
     finally:
         shutil.rmtree(place)
+
+
+def _here(trial: Trial, place: Path, user: pwd.struct_passwd) -> tuple[int, str]:
+    done = subprocess.run(
+        [trial.python, str(place / "migrate.py")],
+        cwd=place,
+        env={**trial.environment, "HOME": str(place)},
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_LONGEST,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def _in_image(trial: Trial, place: Path, user: pwd.struct_passwd) -> tuple[int, str]:
+    """Without a network: the server's socket is a file."""
+    status, out, err = run_program(
+        Docker(),
+        trial.image,
+        [trial.python, str(place / "migrate.py")],
+        read=[str(place), SOCKETS],
+        environment=trial.environment,
+        user=f"{user.pw_uid}:{user.pw_gid}",
+        seconds=_LONGEST,
+    )
+    return status, out + err
 
 
 def _url(trial: Trial) -> str:

@@ -219,11 +219,6 @@ def _gateway_errors(host: str, variables: Variables) -> Iterator[str]:
     if bool(certificate) != bool(private_key):
         given, missing = ("nginx_tls_certificate", "nginx_tls_private_key")[:: 1 if certificate else -1]
         yield f"{given} of {host} is set but {missing} is not: set both, or neither, and a certificate is made."
-    if variables.get("llm_database") and variables.get("litellm_deployment", variables.get("llm_deployment")) == "container":
-        yield (
-            f"llm_database of {host} is true, but its LiteLLM is to run in a container (litellm_deployment, or llm_deployment): with a database it runs"
-            " natively only. Set litellm_deployment to native; the engines may stay in containers."
-        )
 
 
 def _whole(value: t.Any) -> bool:

@@ -19,11 +19,13 @@ def run_program(
     read: t.Sequence[str] = (),
     environment: t.Mapping[str, str] | None = None,
     gpus: bool = False,
+    user: str = "0:0",
+    seconds: float = _SECONDS,
 ) -> tuple[int, str, str]:
     """Exit status, standard output and standard error. ``read`` are directories of the host that it sees at their own place.
 
-    It has no network and writes nowhere but to /tmp. It is root without a capability, so that it can read what a module has staged, and nothing
-    else of another user.
+    It has no network but its own loopback, and writes nowhere but to /tmp. Unless told otherwise it is root without a capability, so that it can read
+    what a module has staged, and nothing else of another user.
     """
     access = _all_gpus(has_cdi(docker.engine_version())) if gpus else {}
     variables = {"HOME": "/tmp", **(environment or {}), **({"NVIDIA_VISIBLE_DEVICES": "all"} if "Runtime" in access else {})}  # noqa: S108 - its own
@@ -32,10 +34,9 @@ def run_program(
             "Image": image,
             "Entrypoint": [command[0]],
             "Cmd": list(command[1:]),
-            "User": "0:0",
+            "User": user,
             "WorkingDir": "/",
             "Env": [f"{name}={value}" for name, value in variables.items()],
-            "NetworkDisabled": True,
             "HostConfig": {
                 "Binds": [f"{directory}:{directory}:ro" for directory in read],
                 "CapDrop": ["ALL"],
@@ -50,7 +51,7 @@ def run_program(
         }
     )
     try:
-        return docker.run_once(container, _SECONDS)
+        return docker.run_once(container, seconds)
     finally:
         docker.remove(container)
 

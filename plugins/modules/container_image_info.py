@@ -41,6 +41,10 @@ options:
     description: A registry with copies of everything, laid out as C(registry/name).
     type: str
     default: ''
+  container:
+    description: A container whose image is told too.
+    type: str
+    default: ''
 """
 
 EXAMPLES = r"""
@@ -73,6 +77,10 @@ engine:
   description: Version of the Docker engine; empty if there is none.
   returned: success
   type: str
+used:
+  description: The image that O(container) was made of; empty if there is no such container.
+  returned: success
+  type: str
 requests:
   description: Whether the Python that runs this has the library C(requests), which the modules of community.docker need.
   returned: success
@@ -101,6 +109,7 @@ def main() -> None:
             "own": {"type": "str", "default": ""},
             "variable": {"type": "str", "default": "own"},
             "registry": {"type": "str", "default": ""},
+            "container": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -109,18 +118,20 @@ def main() -> None:
     try:
         chosen = variant(gpu, driver_version(), [found.generation for found in nvidia_gpus()])
         image = reference(params["images"], chosen, params["own"], params["variable"], params["registry"])
-        engine, present = _ask(module, Docker(), image)
+        engine, present, used = _ask(module, Docker(), image)
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc), exception=exc)
-    module.exit_json(changed=False, image=image, gpu=gpu, present=present, engine=engine, requests=find_spec("requests") is not None)
+    module.exit_json(changed=False, image=image, gpu=gpu, present=present, engine=engine, used=used, requests=find_spec("requests") is not None)
 
 
-def _ask(module: AnsibleModule, docker: Docker, image: str) -> tuple[str, bool]:
+def _ask(module: AnsibleModule, docker: Docker, image: str) -> tuple[str, bool, str]:
+    container = module.params["container"]
     try:
-        return docker.engine_version(), docker.image(image) is not None
+        found = docker.inspect(container) if container else None
+        return docker.engine_version(), docker.image(image) is not None, found["Config"]["Image"] if found else ""
     except NoDocker as exc:
         if module.check_mode:
-            return "", False
+            return "", False, ""
         raise LLMError(f"{exc} {_REMEDY}") from exc
 
 

@@ -45,8 +45,12 @@ options:
     type: path
     required: true
   python:
-    description: Python of the new version. Required if O(state=tried).
-    type: path
+    description: Python of the new version, in O(image) if that is given. Required if O(state=tried).
+    type: str
+  image:
+    description: Image that has the new version; empty if it is installed on the machine.
+    type: str
+    default: ''
   directory:
     description: Where C(migrate.py) and what it needs stand.
     type: path
@@ -89,7 +93,8 @@ def main() -> None:
             "owner": {"type": "str", "required": True},
             "port": {"type": "int", "default": 5432},
             "dump": {"type": "path", "required": True},
-            "python": {"type": "path"},
+            "python": {"type": "str"},
+            "image": {"type": "str", "default": ""},
             "directory": {"type": "path", "default": "/etc/llm/litellm"},
             "environment": {"type": "dict", "default": {}},
         },
@@ -105,6 +110,7 @@ def main() -> None:
         directory=Path(params["directory"]),
         environment={name: str(value) for name, value in params["environment"].items()},
         port=params["port"],
+        image=params["image"],
     )
     if module.check_mode:
         module.exit_json(changed=True, migrations=[])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import stat
@@ -88,6 +89,21 @@ def test_a_version_that_cannot_make_its_tables_is_refused_with_what_it_said(serv
         attempt(trial(tmp_path, "1"))
     assert '"database_url": "postgresql://litellm_try"' in str(refused.value)
     assert server.told[-1] == "drop litellm_try"
+
+
+def test_a_version_in_an_image_is_tried_there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[t.Any] = []
+
+    def run_program(_docker: t.Any, image: str, command: list[str], *, read: list[str], user: str, **_more: t.Any) -> tuple[int, str, str]:
+        seen.append((image, command[0], Path(command[1]).parent == Path(read[0]), read[1:], user))
+        return len(seen) - 1, "", "it says no"
+
+    monkeypatch.setattr(_database_trial, "run_program", run_program)
+    given = dataclasses.replace(trial(tmp_path), image="sha256:1", python="python")
+    assert attempt(given) == ("2_b",)
+    assert seen == [("sha256:1", "python", True, ["/var/run/postgresql"], f"{os.getuid()}:{pwd.getpwuid(os.getuid()).pw_gid}")]
+    with pytest.raises(TrialError, match="so nothing was changed(.|\n)*it says no"):
+        attempt(given)
 
 
 def test_a_dump_that_lacks_something_is_refused(server: Server, tmp_path: Path) -> None:

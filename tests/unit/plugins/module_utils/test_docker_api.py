@@ -95,6 +95,8 @@ def test_a_program_runs_once_without_network_and_leaves_nothing(engine: EngineDo
     assert (host["NetworkMode"], host["ReadonlyRootfs"], host["CapDrop"], host["Binds"]) == ("none", True, ["ALL"], ["/etc/llm/x:/etc/llm/x:ro"])
     assert "DeviceRequests" not in host
     assert engine.asked[-1][0].startswith("DELETE")
+    run_program(docker, "x", ["p"], user="7:8")
+    assert (config["User"], engine.asked[5][1]["User"]) == ("0:0", "7:8")
 
 
 def test_a_program_that_does_not_start_leaves_nothing_either(engine: EngineDouble, docker: Docker) -> None:

@@ -106,7 +106,6 @@ def test_gateways_that_share_a_database() -> None:
         ({"llm_master_key": "sk-1234"}, "llm_master_key of box has 7 characters"),
         ({"nginx_tls_certificate": "PEM"}, "nginx_tls_certificate of box is set but nginx_tls_private_key is not"),
         ({"nginx_tls_private_key": "PEM"}, "nginx_tls_private_key of box is set but nginx_tls_certificate is not"),
-        ({"llm_database": True, "llm_deployment": "container"}, "llm_database of box is true, but its LiteLLM is to run in a container"),
     ],
 )
 def test_a_wrong_gateway(variables: dict[str, t.Any], said: str) -> None:

@@ -34,6 +34,10 @@ class Engine:
         self.engine_version()
         return {} if self.has else None
 
+    def inspect(self, name: str) -> dict[str, t.Any] | None:
+        self.engine_version()
+        return {"Config": {"Image": f"x@{DIGEST}"}} if name == "llm-x" else None
+
 
 def test_container_app(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ContainerApp] = []
@@ -88,6 +92,7 @@ def test_container_image_info(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(container_image_info, "Docker", Engine(has=False))
     answer = call(container_image_info, images=images, registry="lan:5000")
     assert (answer["image"], answer["gpu"], answer["present"], answer["engine"]) == (f"lan:5000/x@{DIGEST}", False, False, "26.1.5")
+    assert [call(container_image_info, images=images, container=name)["used"] for name in ("", "llm-x", "llm-y")] == ["", f"x@{DIGEST}", ""]
     (tmp_path / "nvidia0").touch()
     assert call(container_image_info, images=images)["gpu"]
     assert not call(container_image_info, images=images, backend="cpu")["gpu"]

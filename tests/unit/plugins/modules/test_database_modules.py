@@ -32,6 +32,8 @@ def test_a_trial_is_handed_over(call: Call, monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == []
     assert call(database_trial, **TRIAL, port=5433, environment={"WORKERS": 2})["migrations"] == ["2_b"]
     assert seen == [Trial("litellm", "litellm", Path(TRIAL["dump"]), TRIAL["python"], Path("/etc/llm/litellm"), {"WORKERS": "2"}, 5433)]
+    call(database_trial, **TRIAL, image="sha256:1")
+    assert seen[1].image == "sha256:1"
 
 
 def test_the_way_back_needs_no_program(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
