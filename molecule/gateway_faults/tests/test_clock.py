@@ -23,7 +23,8 @@ Environment=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKET
 """
 STARTS_WITHIN = 240
 MINUTE = 75  # seconds after which a minute's limit is open again
-ALIASES = ("test-steady", "test-dated", "test-limited", "test-gone")
+ALIASES = ("test-dated", "test-limited", "test-gone")
+STEADY = "laptop"  # which Nginx knows: keys that it does not know have a limit in common
 
 
 def run_with(machine: str, admin: Admin, change: str) -> None:
@@ -111,8 +112,8 @@ def test_a_jump_ahead_and_back_costs_no_answer_and_leaves_nothing_shut(
     def is_full() -> bool:
         return status("test-limited") == 429
 
-    assert [status(alias) for alias in ALIASES] == [200] * 4
-    steady = Steady(front_door, keys["test-steady"])
+    assert {status(alias) for alias in ALIASES} == {200}
+    steady = Steady(front_door, front_door.key(STEADY))
     beside = threading.Thread(target=steady.go_on)
     beside.start()
     try:
@@ -121,8 +122,8 @@ def test_a_jump_ahead_and_back_costs_no_answer_and_leaves_nothing_shut(
         assert status("test-dated") == 401  # by the clock, its day is over
         until(is_full, 20, "its limit of this minute is used up")
         assert status("test-gone") == 200  # and remembered, with the day after tomorrow
-        before = spent(admin, "test-steady")
-        until(lambda: spent(admin, "test-steady") > before, 90, "what is spent is written")
+        before = spent(admin, STEADY)
+        until(lambda: spent(admin, STEADY) > before, 90, "what is spent is written")
         until(is_full, 20, "its limit of this minute is used up")
 
         with slow_engine(machine):
@@ -132,8 +133,8 @@ def test_a_jump_ahead_and_back_costs_no_answer_and_leaves_nothing_shut(
         seconds = until(lambda: not is_full(), MINUTE, "the limit is that of a minute")
         print(f"the limit was open again {seconds:.1f} s after the clock had jumped back")
         until(lambda: status("test-gone") == 401, MINUTE, "the key that was removed is forgotten")
-        before = spent(admin, "test-steady")
-        until(lambda: spent(admin, "test-steady") > before, 90, "what is spent is written")
+        before = spent(admin, STEADY)
+        until(lambda: spent(admin, STEADY) > before, 90, "what is spent is written")
     finally:
         clock("+0d")
         steady.over.set()
