@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -108,3 +109,28 @@ def play(inventory: Path, playbook: str, *arguments: str) -> Run:
 
 def chat(front_door: FrontDoor, key: str, model: str = "tiny-a") -> Reply:
     return front_door.ask("POST", "/v1/chat/completions", key, {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1})
+
+
+class Steady:
+    """A client that asks again and again, and keeps what it was answered."""
+
+    def __init__(self, front_door: FrontDoor, key: str, model: str = "tiny-a") -> None:
+        self.front_door, self.key, self.model = front_door, front_door.key(key), model
+        self.statuses: list[int | OSError] = []
+        self.ends = threading.Event()
+
+    def __enter__(self) -> Steady:
+        self.thread = threading.Thread(target=self.ask)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_what: object) -> None:
+        self.ends.set()
+        self.thread.join()
+
+    def ask(self) -> None:
+        while not self.ends.wait(0.5):
+            try:
+                self.statuses.append(chat(self.front_door, self.key, self.model).status)
+            except OSError as exc:
+                self.statuses.append(exc)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ansible_collections.baremetal.llm.plugins.module_utils import _host_requirements as needs
 from ansible_collections.baremetal.llm.plugins.module_utils._host_facts import Disk, Facts, PciDevice
 from ansible_collections.baremetal.llm.plugins.module_utils._host_requirements import Need, Requirement
+from ansible_collections.baremetal.llm.plugins.module_utils._listeners import Listener
 from ansible_collections.baremetal.llm.plugins.module_utils._nvml import Gpu
 
 OK, UNKNOWN, WARNING, FAILURE = "ok", "unknown", "warning", "failure"
@@ -216,8 +217,7 @@ def _disks(machine: Machine) -> Iterator[Finding]:
 def _ports(machine: Machine) -> Iterator[Finding]:
     for want in machine.wants.ports:
         holders = [listener for listener in machine.facts.listeners if listener.port == want.port]
-        # Services of ours run as users that are called as they are.
-        foreign = [listener for listener in holders if not want.unit or want.unit not in (listener.unit, listener.user)]
+        foreign = [listener for listener in holders if not want.unit or want.unit not in _services(listener)]
         user = want.unit or "a service"
         if any(not listener.pid for listener in foreign):
             whose = foreign[0].user or "somebody"
@@ -228,6 +228,12 @@ def _ports(machine: Machine) -> Iterator[Finding]:
             yield Finding(FAILURE, "ports", f"port {want.port} for {user} is taken by {who}: stop that, or choose another port.")
         else:
             yield Finding(OK, "ports", f"{want.port} is {'held by' if holders else 'free for'} {user}")
+
+
+def _services(listener: Listener) -> tuple[str, ...]:
+    """The services of ours that it may belong to: they run as users that are called as they are, and a standby as the one that it stands by."""
+    standby = () if listener.unit or not listener.user else (f"{listener.user}-standby",)
+    return listener.unit, listener.user, *standby
 
 
 def _program(name: str, pid: int, unit: str) -> str:

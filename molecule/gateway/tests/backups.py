@@ -54,20 +54,6 @@ def rows(machine: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(scope="session")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's private key, which is never on a machine."""
-    assert shutil.which("age-keygen"), "age is missing here: install the package age"
-    key = tmp_path_factory.mktemp("age") / "backup.key"
-    subprocess.run(["age-keygen", "--output", key], check=True, capture_output=True)
-    return key
-
-
-@pytest.fixture(scope="session")
-def public(identity: Path) -> str:
-    return subprocess.run(["age-keygen", "-y", identity], check=True, capture_output=True, text=True).stdout.strip()
-
-
 class Backup(t.NamedTuple):
     """One on the controller, and the rows that were there when it was made."""
 

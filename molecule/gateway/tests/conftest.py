@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[3] / ".collections"))
 
 from ansible_collections.baremetal.llm.tests.front_door import FrontDoor, Reply
 from ansible_collections.baremetal.llm.tests.gateway import ROOT, Admin, Run, chat, play, shell, until
-from ansible_collections.baremetal.llm.tests.gateway_fixtures import admin, front_door, inventory, machine, secrets
+from ansible_collections.baremetal.llm.tests.gateway_fixtures import admin, front_door, identity, inventory, machine, public, secrets
 
-from backups import backup, blank, identity, public, restoring  # type: ignore[import-not-found]  # isort: skip
+from backups import backup, blank, restoring  # type: ignore[import-not-found]  # isort: skip
 
 # for the tests beside this file
 __all__ = [

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import typing as t
 from pathlib import Path
 
 import pytest
-from conftest import Admin, FrontDoor, chat, play, shell  # type: ignore[import-not-found]
+from conftest import Admin, FrontDoor, Steady, chat, play, shell  # type: ignore[import-not-found]
 
 OLD, NEW = "1.106.0", "1.106.2"
 BROKEN = "99990101000000_broken"
 Row = tuple[str, ...]
-
-
-class Steady:
-    """A client that asks again and again, and keeps what it was answered."""
-
-    def __init__(self, front_door: FrontDoor) -> None:
-        self.front_door, self.statuses, self.ends = front_door, [], threading.Event()  # type: ignore[var-annotated]
-
-    def __enter__(self) -> Steady:
-        self.thread = threading.Thread(target=self.ask)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_what: object) -> None:
-        self.ends.set()
-        self.thread.join()
-
-    def ask(self) -> None:
-        while not self.ends.is_set():
-            try:
-                self.statuses.append(chat(self.front_door, self.front_door.key("laptop")).status)
-            except OSError as exc:
-                self.statuses.append(exc)
-            time.sleep(0.5)
 
 
 def version(machine: str) -> str:
@@ -67,7 +41,7 @@ def test_a_version_must_be_named(inventory: Path) -> None:
 
 def test_back_to_an_older_version(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path) -> None:
     before = keys(admin)
-    with Steady(front_door) as steady:
+    with Steady(front_door, "laptop") as steady:
         run = upgrade(inventory, OLD)
     assert run.rc == 0, run.said[-3000:]
     assert version(machine) == OLD
@@ -80,7 +54,7 @@ def test_back_to_an_older_version(admin: Admin, front_door: FrontDoor, machine: 
 def test_a_version_that_cannot_make_its_tables_changes_nothing(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path, migrations: str) -> None:
     before = keys(admin)
     add_migration(machine, migrations, "ALTER TABLE there_is_no_such ADD COLUMN a int;")
-    with Steady(front_door) as steady:
+    with Steady(front_door, "laptop") as steady:
         run = upgrade(inventory, NEW)
     assert run.rc != 0
     assert "cannot make its tables in a copy of litellm, so nothing was changed" in run.said
@@ -95,7 +69,7 @@ def test_a_version_that_does_not_start_goes_back_with_its_tables(admin: Admin, f
     add_migration(machine, migrations, "CREATE TABLE of_the_new_version (a int);")
     server = f"{migrations}/../../litellm/proxy/proxy_server.py"
     shell(machine, f"cp {server} /root/proxy_server.py && echo 'if \"--port\" in sys.argv: raise RuntimeError' >>{server}")
-    with Steady(front_door) as steady:
+    with Steady(front_door, "laptop") as steady:
         run = upgrade(inventory, NEW, "--extra-vars", "litellm_start_timeout=120")
     shell(machine, f"cp /root/proxy_server.py {server}")
     assert run.rc != 0
@@ -112,7 +86,7 @@ def test_a_version_that_does_not_start_goes_back_with_its_tables(admin: Admin, f
 def test_forward_again(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path, migrations: str) -> None:
     before = keys(admin)
     shell(machine, f"rm -r {migrations}/{BROKEN}")
-    with Steady(front_door) as steady:
+    with Steady(front_door, "laptop") as steady:
         run = upgrade(inventory, NEW)
     assert run.rc == 0, run.said[-3000:]
     assert version(machine) == NEW

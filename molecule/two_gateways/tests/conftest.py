@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import typing as t
@@ -14,11 +13,13 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
 from ansible_collections.baremetal.llm.tests.front_door import FrontDoor, Reply
-from ansible_collections.baremetal.llm.tests.gateway import Admin, chat, play, shell, until
+from ansible_collections.baremetal.llm.tests.gateway import Admin, Steady, chat, play, shell, until
+from ansible_collections.baremetal.llm.tests.gateway_fixtures import identity, inventory, public
 
 from tests.load.steady_load import Load, Shape, Target
 
-__all__ = ["Admin", "FrontDoor", "Load", "Reply", "Shape", "Target", "chat", "play", "shell", "until"]  # for the tests beside this file
+# for the tests beside this file
+__all__ = ["Admin", "FrontDoor", "Load", "Reply", "Shape", "Steady", "Target", "chat", "identity", "inventory", "play", "public", "shell", "until"]
 
 ONE, TWO, STORE = (f"baremetal-llm-test-pair-{name}" for name in ("one", "two", "store"))
 ADDRESS = {ONE: "10.85.27.11", TWO: "10.85.27.12"}
@@ -33,8 +34,9 @@ def ask_store(statement: str, database: str = "litellm") -> str:
 
 
 @pytest.fixture(scope="session")
-def inventory() -> Path:
-    return Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+def shared(inventory: Path) -> FrontDoor:
+    """Whichever has the address."""
+    return FrontDoor("llm.pair.test", SHARED, inventory / ".secrets")
 
 
 @pytest.fixture(scope="session")

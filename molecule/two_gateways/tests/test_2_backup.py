@@ -39,17 +39,7 @@ print(sorted(seen))
 
 
 @pytest.fixture(scope="module")
-def identity(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's private key, which is never on a machine."""
-    assert shutil.which("age-keygen"), "age is missing here: install the package age"
-    key = tmp_path_factory.mktemp("age") / "backup.key"
-    subprocess.run(["age-keygen", "--output", key], check=True, capture_output=True)
-    return key
-
-
-@pytest.fixture(scope="module")
-def options(identity: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t.Any]:
-    public = subprocess.run(["age-keygen", "-y", identity], check=True, capture_output=True, text=True).stdout.strip()
+def options(identity: Path, public: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, t.Any]:
     return {"backup_encrypt_to": [public], "restore_identity": str(identity), "llm_backup_copies": str(tmp_path_factory.mktemp("copies"))}
 
 

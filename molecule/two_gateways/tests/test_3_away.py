@@ -7,7 +7,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from conftest import ADDRESS, ONE, SHARED, STORE, TWO, Admin, FrontDoor, chat, play, shell, until  # type: ignore[import-not-found]
+from conftest import ADDRESS, ONE, STORE, TWO, Admin, FrontDoor, chat, play, shell, until  # type: ignore[import-not-found]
 
 AWAY = 75  # seconds: longer than LiteLLM has a key in mind
 
@@ -23,8 +23,9 @@ def answer(door: FrontDoor, key: str) -> int:
         return 0
 
 
-def test_a_gateway_is_off_and_everything_goes_on_at_the_other(doors: dict[str, FrontDoor], admins: dict[str, Admin], inventory: Path) -> None:
-    shared = FrontDoor("llm.pair.test", SHARED, inventory / ".secrets")
+def test_a_gateway_is_off_and_everything_goes_on_at_the_other(
+    shared: FrontDoor, doors: dict[str, FrontDoor], admins: dict[str, Admin], inventory: Path
+) -> None:
     docker("stop", "--time", "60", ONE)
     try:
         until(lambda: answer(shared, shared.key("counted")) == 200, 30, "the shared address answers")

@@ -431,6 +431,14 @@ def test_ports(listener: Listener, expected: tuple[str, str] | None) -> None:
         assert "port 8081 for llm-llama-router is taken by java (process 41 of tomcat.service)" in found[expected]
 
 
+def test_the_port_of_a_standby_is_held_by_the_user_of_what_it_stands_by() -> None:
+    wants = Wants(ports=(PortWant(4000, "llm-litellm"), PortWant(4001, "llm-litellm-standby")))
+    unseen = [Listener(port, user="llm-litellm") for port in (4000, 4001)]
+    assert problems(host(listeners=unseen), wants) == {}
+    exchanged = [Listener(4000, "litellm", 5, "llm-litellm", "llm-litellm"), Listener(4001, "litellm", 5, "llm-litellm", "llm-litellm")]
+    assert list(problems(host(listeners=exchanged), wants)) == [("failure", "ports")]
+
+
 def test_a_port_without_a_unit_must_be_free() -> None:
     facts = host(listeners=[Listener(80, "nginx", 3, "nginx")])
     assert ("failure", "ports") in problems(facts, Wants(ports=(PortWant(80),)))
