@@ -14,9 +14,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils import _backup_datab
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Contents, Server
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import BackupError
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_seal import new_identity, unsealing
-from ansible_collections.baremetal.llm.plugins.module_utils._files import Runner
 from ansible_collections.baremetal.llm.plugins.module_utils._postgresql_client import NoClient
-from ansible_collections.baremetal.llm.plugins.module_utils._systemd import systemctl
+from ansible_collections.baremetal.llm.plugins.module_utils._services import Services
 
 STAGING = "restoring"
 KEY = "key"
@@ -24,11 +23,11 @@ KEY = "key"
 
 @dataclass(frozen=True)
 class Place:
-    """``units`` are stopped while names change, and started again in this order; at their start LiteLLM brings older tables up to date."""
+    """``services`` rest while names change; at their start LiteLLM brings older tables up to date."""
 
     database: str
     owner: str
-    units: tuple[str, ...]
+    services: Services
     server: Server = field(default_factory=Server)
 
 
@@ -71,7 +70,7 @@ def forget(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-def restore(dump: Path, wanted: Contents, litellm: str, place: Place, run: Runner) -> Restored:
+def restore(dump: Path, wanted: Contents, litellm: str, place: Place) -> Restored:
     """``litellm`` is the version that made the backup. Nothing is touched before the new database is proven to be the same as the backed-up one.
 
     A dump that is sealed to the key beside it is opened on its way into the database.
@@ -87,25 +86,23 @@ def restore(dump: Path, wanted: Contents, litellm: str, place: Place, run: Runne
         database_of.drop(place.server, staging)
         raise BackupError(f"The restored database is not what was backed up, so it was not put in place: {'; '.join(differing)}.")
     old = f"{place.database}_before_{_now()}" if there else ""
-    _exchange(place, staging, old or f"{place.database}_before", run)
+    _exchange(place, staging, old or f"{place.database}_before")
     return Restored(old, sum(table.rows for table in found.tables.values()), older)
 
 
-def give_back(old: str, place: Place, run: Runner) -> str:
+def give_back(old: str, place: Place) -> str:
     """The way back: the database that was there is in place again. Returns how the other one is called now."""
     failed = f"{place.database}_failed_{_now()}"
-    _exchange(place, old, failed, run)
+    _exchange(place, old, failed)
     return failed
 
 
-def _exchange(place: Place, new: str, old: str, run: Runner) -> None:
-    for unit in reversed(place.units):
-        systemctl(run, "stop", unit)
+def _exchange(place: Place, new: str, old: str) -> None:
+    place.services.stop()
     try:
         database_of.swap(place.server, place.database, new, old)
     finally:
-        for unit in place.units:
-            systemctl(run, "start", unit)
+        place.services.start()
 
 
 def _look(wanted: Contents, litellm: str, place: Place) -> tuple[bool, bool]:

@@ -25,7 +25,6 @@ from ansible_collections.baremetal.llm.plugins.module_utils._systemd import abse
 
 _HOME_MODE = 0o750
 _OPEN_FILES = 65536  # as many as a unit of ours
-_STOP_SECONDS = 10  # Docker's own, where a container does not say
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def absent(name: str, docker: Docker, check: bool, image: bool = False) -> Outco
         return Outcome(False, difference.as_dict())
     difference.add(f"container {name}", "present" if found else None, None)
     if found and not check:
-        docker.stop(found["Id"], (found["Config"].get("StopTimeout") or _STOP_SECONDS) + 60)
+        docker.stop(found["Id"])
         docker.remove(found["Id"])
         if image:
             docker.remove_image(found["Image"])

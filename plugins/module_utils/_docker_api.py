@@ -16,6 +16,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMEr
 
 SOCKET = Path("/run/docker.sock")
 _SECONDS = 30.0  # an engine under load lists its containers slowly
+_STOP_SECONDS = 10  # the engine's own, where a container does not say
 
 
 class DockerError(LLMError):
@@ -67,14 +68,20 @@ class Docker:
 
     def run_once(self, container: str, seconds: float) -> tuple[int, str, str]:
         """Start a container, wait until it ends; its exit status and what it wrote to standard output and standard error."""
-        self._act("POST", f"/containers/{container}/start", (204, 304))
+        self.start(container)
         status = json.loads(self._act("POST", f"/containers/{container}/wait", (200,), seconds=seconds))["StatusCode"]
         written = split_streams(self._act("GET", f"/containers/{container}/logs?stdout=1&stderr=1", (200,)))
         return int(status), written[1], written[2]
 
-    def stop(self, container: str, seconds: float) -> None:
-        """Let it end what it is doing, for its own stop timeout; ``seconds`` are how long we wait for that."""
-        self._act("POST", f"/containers/{container}/stop", (204, 304, 404), seconds=seconds)
+    def start(self, container: str) -> None:
+        """One that runs is left alone."""
+        self._act("POST", f"/containers/{container}/start", (204, 304))
+
+    def stop(self, container: str) -> None:
+        """Let it end what it is doing, for its own stop timeout. One that has gone is stopped."""
+        if found := self.inspect(container):
+            seconds = (found["Config"].get("StopTimeout") or _STOP_SECONDS) + 60
+            self._act("POST", f"/containers/{container}/stop", (204, 304, 404), seconds=seconds)
 
     def remove(self, container: str) -> None:
         """With its anonymous volumes; one that runs is killed."""

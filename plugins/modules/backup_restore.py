@@ -31,8 +31,9 @@ options:
       - V(given_back) puts O(old) in place again; the other one gets a name with C(_failed_) in it.
       - V(dropped) removes O(old) for good.
       - V(forgotten) removes O(directory).
+      - V(stopped) and V(started) stop and start O(services) on a host that shares the database, which another host replaces.
     type: str
-    choices: [prepared, restored, given_back, dropped, forgotten]
+    choices: [prepared, restored, given_back, dropped, forgotten, stopped, started]
     default: restored
   directory:
     description: Directory on this host for the dump.
@@ -59,11 +60,15 @@ options:
   old:
     description: The database that O(state=restored) has put aside.
     type: str
-  units:
-    description: Services that are stopped while the names change, and started again in this order.
+  services:
+    description: What uses the database, and is stopped while the names change, and started again in this order.
     type: list
     elements: str
     default: [llm-litellm, llm-litellm-standby]
+  containers:
+    description: Whether O(services) are containers of Docker, not units of systemd.
+    type: bool
+    default: false
   server:
     description: Another server than this host's own.
     type: dict
@@ -137,13 +142,15 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Server, drop, passfile
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, forget, give_back, prepare, restore
+from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker
 from ansible_collections.baremetal.llm.plugins.module_utils._errors import LLMError
+from ansible_collections.baremetal.llm.plugins.module_utils._services import Services
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["prepared", "restored", "given_back", "dropped", "forgotten"], "default": "restored"},
+            "state": {"type": "str", "choices": ["prepared", "restored", "given_back", "dropped", "forgotten", "stopped", "started"], "default": "restored"},
             "directory": {"type": "path", "default": "/var/lib/llm/restore"},
             "sealed": {"type": "bool", "default": True},
             "dump": {"type": "path"},
@@ -151,7 +158,8 @@ def main() -> None:
             "database": {"type": "str", "default": "litellm"},
             "owner": {"type": "str", "default": "litellm"},
             "old": {"type": "str"},
-            "units": {"type": "list", "elements": "str", "default": ["llm-litellm", "llm-litellm-standby"]},
+            "services": {"type": "list", "elements": "str", "default": ["llm-litellm", "llm-litellm-standby"]},
+            "containers": {"type": "bool", "default": False},
             "server": {
                 "type": "dict",
                 "options": {
@@ -177,7 +185,8 @@ def main() -> None:
         module.exit_json(changed=False, skipped=True)
     try:
         with _server(params) as server:
-            place = Place(params["database"], params["owner"], tuple(params["units"]), server)
+            services = Services(tuple(params["services"]), module.run_command, Docker() if params["containers"] else None)
+            place = Place(params["database"], params["owner"], services, server)
             answer = _do(params, place, module)
     except (LLMError, OSError) as exc:
         module.fail_json(msg=str(exc), exception=exc)
@@ -201,9 +210,12 @@ def _do(params: dict, place: Place, module: AnsibleModule) -> dict:
         ready = prepare(as_contents(manifest), manifest["litellm"], place, directory, sealed=params["sealed"], check=module.check_mode)
         return {**asdict(ready), "changed": False, **({} if module.check_mode else {"directory": str(directory)})}
     if params["state"] == "restored":
-        return asdict(restore(Path(params["dump"]), as_contents(manifest), manifest["litellm"], place, module.run_command))
+        return asdict(restore(Path(params["dump"]), as_contents(manifest), manifest["litellm"], place))
     if params["state"] == "given_back":
-        return {"failed_database": give_back(params["old"], place, module.run_command)}
+        return {"failed_database": give_back(params["old"], place)}
+    if params["state"] in ("stopped", "started"):
+        (place.services.stop if params["state"] == "stopped" else place.services.start)()
+        return {}
     if params["state"] == "dropped":
         drop(place.server, params["old"])
         return {}

@@ -10,10 +10,10 @@ from ansible_collections.baremetal.llm.plugins.module_utils import _backup_datab
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_database import Contents, DumpError, NoServer, Server, Table
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest import BackupError
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, as_contents, forget, give_back, prepare, restore
+from ansible_collections.baremetal.llm.plugins.module_utils._services import Services
 from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.backup_stand_in import age
 
 __all__ = ["age"]
-PLACE = Place("litellm", "litellm", ("llm-litellm", "llm-litellm-standby"))
 OLD = Contents("15.14", {"public.keys": Table(2, "1:2")}, ("1_init",))
 NEW = Contents("15.14", {"public.keys": Table(3, "1:3")}, ("1_init", "2_more"))
 
@@ -56,6 +56,10 @@ class Machine:
         self.happened.append("swap")
 
 
+def place_on(machine: Machine, *names: str, **server: t.Any) -> Place:
+    return Place("litellm", "litellm", Services(names or ("llm-litellm", "llm-litellm-standby"), machine.run), Server(**server))
+
+
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(litellm=NEW)
@@ -65,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def put(machine: Machine, wanted: Contents = OLD) -> t.Any:
-    return restore(Path("/x"), wanted, "1.106.2-3858989f", PLACE, machine.run)
+    return restore(Path("/x"), wanted, "1.106.2-3858989f", place_on(machine))
 
 
 AROUND = ["stop llm-litellm-standby", "stop llm-litellm", "swap", "start llm-litellm", "start llm-litellm-standby"]
@@ -76,7 +80,7 @@ def test_the_old_database_stays_and_can_be_given_back(machine: Machine) -> None:
     assert (done.rows, done.older) == (2, True)
     assert machine.found == {"litellm": OLD, done.old: NEW}
     assert machine.happened == AROUND
-    failed = give_back(done.old, PLACE, machine.run)
+    failed = give_back(done.old, place_on(machine))
     assert machine.found == {"litellm": NEW, failed: OLD}
     assert (done.old[:15], failed[:15]) == ("litellm_before_", "litellm_failed_")
 
@@ -131,13 +135,13 @@ def test_a_place_is_made_for_us_alone_with_a_key_to_seal_to(machine: Machine, ag
     place = tmp_path / "restore"
     place.mkdir()
     (place / "litellm.dump.age").write_text("of a restore that was killed")
-    ready = prepare(OLD, "1.106.2", PLACE, place, sealed=True, check=False)
+    ready = prepare(OLD, "1.106.2", place_on(machine), place, sealed=True, check=False)
     assert (ready.there, ready.older, ready.public_key) == (True, True, "age1another")
     assert place.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in place.iterdir()] == ["key"]
-    restore(place / "litellm.dump.age", OLD, "1.106.2", PLACE, machine.run)
+    restore(place / "litellm.dump.age", OLD, "1.106.2", place_on(machine))
     assert machine.through[-2:] == ["--decrypt", f"--identity={place}/key"]
-    assert prepare(OLD, "1.106.2", PLACE, place, sealed=False, check=False).public_key == ""
+    assert prepare(OLD, "1.106.2", place_on(machine), place, sealed=False, check=False).public_key == ""
     assert list(place.iterdir()) == []
     forget(place)
     forget(place)
@@ -145,23 +149,23 @@ def test_a_place_is_made_for_us_alone_with_a_key_to_seal_to(machine: Machine, ag
 
 
 def test_checking_makes_no_place_and_knows_a_bare_machine(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=True).there
+    assert prepare(OLD, "1.106.2", place_on(machine), tmp_path / "restore", sealed=True, check=True).there
 
     def bare(_server: Server, _name: str) -> t.NoReturn:
         raise NoServer("PostgreSQL is not installed here.")
 
     monkeypatch.setattr(database_of, "exists", bare)
-    assert not prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=True).there
+    assert not prepare(OLD, "1.106.2", place_on(machine), tmp_path / "restore", sealed=True, check=True).there
     assert not (tmp_path / "restore").exists()
     with pytest.raises(NoServer):
-        prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=True, check=False)
+        prepare(OLD, "1.106.2", place_on(machine), tmp_path / "restore", sealed=True, check=False)
 
 
 def test_somebody_elses_server_must_allow_it(machine: Machine, tmp_path: Path) -> None:
     machine.lacks = "ALTER ROLE litellm CREATEDB"
-    theirs = Place("litellm", "litellm", (), Server("db.example.org", user="litellm", system_user="", tls="verify-full"))
+    theirs = place_on(machine, host="db.example.org", user="litellm", system_user="", tls="verify-full")
     for check in (True, False):
         with pytest.raises(BackupError, match="litellm may not replace a database on db.example.org:5432.*administrator.*: ALTER ROLE litellm CREATEDB"):
             prepare(OLD, "1.106.2", theirs, tmp_path / "restore", sealed=True, check=check)
     assert not (tmp_path / "restore").exists()
-    assert prepare(OLD, "1.106.2", PLACE, tmp_path / "restore", sealed=False, check=True).there  # our own administrator may everything
+    assert prepare(OLD, "1.106.2", place_on(machine), tmp_path / "restore", sealed=False, check=True).there  # our own administrator may everything

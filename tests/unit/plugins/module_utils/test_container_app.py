@@ -49,8 +49,8 @@ class Engine:
     def run_once(self, _container: str, _seconds: float) -> tuple[int, str, str]:
         return self.status, "", "it says no"
 
-    def stop(self, container: str, seconds: float) -> None:
-        self.calls.append(f"stop {container} {seconds:.0f}")
+    def stop(self, container: str) -> None:
+        self.calls.append(f"stop {container}")
 
     def remove(self, container: str) -> None:
         self.calls.append(f"remove {container}")
@@ -163,7 +163,7 @@ def test_absent(engine: Engine) -> None:
     assert absent("llm-x", docker, check=True, image=True).changed
     assert engine.calls == []
     absent("llm-x", docker, check=False)
-    assert engine.calls == ["stop c 210", "remove c"]
+    assert engine.calls == ["stop c", "remove c"]
     absent("llm-x", docker, check=False, image=True)
     assert engine.calls[-1] == "remove sha256:12"
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from ansible_collections.baremetal.llm.plugins.module_utils import _docker_api
 from ansible_collections.baremetal.llm.plugins.module_utils._docker_api import Docker, DockerError, has_cdi, split_streams
 from ansible_collections.baremetal.llm.plugins.module_utils._program import run_program
 
@@ -124,8 +125,25 @@ def test_gpus_are_given_as_the_engine_can(engine: EngineDouble, docker: Docker, 
     assert (config["HostConfig"].get("Runtime"), "NVIDIA_VISIBLE_DEVICES=all" in config["Env"]) == ((None, False) if cdi else ("nvidia", True))
 
 
+@pytest.mark.parametrize(("config", "seconds"), [({}, 70), ({"StopTimeout": 150}, 210)])
+def test_one_is_given_its_own_time_to_stop(
+    engine: EngineDouble, docker: Docker, monkeypatch: pytest.MonkeyPatch, config: dict[str, int], seconds: float
+) -> None:
+    waits = []
+
+    class Connection(_docker_api._Connection):
+        def __init__(self, path: Path, timeout: float) -> None:
+            waits.append(timeout)
+            super().__init__(path, timeout)
+
+    monkeypatch.setattr(_docker_api, "_Connection", Connection)
+    engine.answers |= {"GET /containers/c/json": (200, json.dumps({"Config": config}).encode()), "POST /containers/c/stop": (204, b"")}
+    docker.stop("c")
+    assert (engine.asked[-1][0], waits[-1]) == ("POST /containers/c/stop", seconds)
+
+
 def test_removing_what_is_gone_is_no_error(engine: EngineDouble, docker: Docker) -> None:
-    docker.stop("c", 1)
+    docker.stop("c")
     docker.remove("c")
     assert docker.remove_image("sha256:12")
     engine.answers["DELETE /images/sha256:12"] = (409, b'{"message":"in use"}')

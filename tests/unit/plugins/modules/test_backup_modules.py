@@ -15,6 +15,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils._backup_manifest imp
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_restore import Place, Ready, Restored
 from ansible_collections.baremetal.llm.plugins.module_utils._backup_secrets import pack
 from ansible_collections.baremetal.llm.plugins.module_utils._diff import Difference
+from ansible_collections.baremetal.llm.plugins.module_utils._services import Services
 from ansible_collections.baremetal.llm.plugins.module_utils._systemd_timer import Timer
 from ansible_collections.baremetal.llm.plugins.modules import backup_info, backup_open, backup_prune, backup_restore, backup_secrets, systemd_timer
 from ansible_collections.baremetal.llm.tests.unit.plugins.module_utils.backup_stand_in import KEY, RECIPIENT, SALT, Gateway, age, gateway
@@ -69,12 +70,12 @@ def test_open_tells_what_was_put_back_and_warns_of_others(call: Call, gateway: G
 def test_restore_hands_everything_over(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[t.Any] = []
 
-    def restore(dump: Path, wanted: Contents, litellm: str, place: Place, _run: t.Any) -> Restored:
+    def restore(dump: Path, wanted: Contents, litellm: str, place: Place) -> Restored:
         seen.append((dump, wanted, litellm, place))
         return Restored("litellm_before_x", 9, True)
 
     monkeypatch.setattr(backup_restore, "restore", restore)
-    monkeypatch.setattr(backup_restore, "give_back", lambda old, place, _run: f"{old} {place.database}")
+    monkeypatch.setattr(backup_restore, "give_back", lambda old, place: f"{old} {place.database}")
     monkeypatch.setattr(backup_restore, "drop", lambda server, old: seen.append((server, old)))
     contents = Contents("15.14", {"public.keys": Table(2, "1:2")}, ("1_init",))
     manifest = {**asdict(contents), "litellm": "1.106.2"}
@@ -83,7 +84,8 @@ def test_restore_hands_everything_over(call: Call, monkeypatch: pytest.MonkeyPat
     assert {key: answer[key] for key in ("changed", "old", "rows", "older")} == {"changed": True, "old": "litellm_before_x", "rows": 9, "older": True}
     path, wanted, litellm, place = seen.pop()
     server = Server("db", 5432, "u", "", place.server.passfile, "verify-full", "")
-    assert (path, wanted, litellm, place) == (Path("/x"), contents, "1.106.2", Place("litellm", "litellm", ("llm-litellm", "llm-litellm-standby"), server))
+    assert (path, wanted, litellm, place) == (Path("/x"), contents, "1.106.2", Place("litellm", "litellm", place.services, server))
+    assert (place.services.names, place.services.docker) == (("llm-litellm", "llm-litellm-standby"), None)
     assert place.server.passfile
     assert not Path(place.server.passfile).exists()
     assert call(backup_restore, state="given_back", old="o")["failed_database"] == "o litellm"
@@ -99,6 +101,16 @@ def test_restore_hands_everything_over(call: Call, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(backup_restore, "restore", refuse)
     assert call(backup_restore, dump="/x", manifest={**asdict(contents), "litellm": ""})["msg"] == "another row"
+
+
+def test_what_only_shares_the_database_is_stopped_and_started(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, tuple[str, ...], bool]] = []
+    for what in ("stop", "start"):
+        monkeypatch.setattr(Services, what, lambda services, what=what: seen.append((what, services.names, services.docker is not None)))
+    assert call(backup_restore, state="stopped", services=["llm-litellm"], containers=True)["changed"]
+    assert call(backup_restore, check=True, state="started")["skipped"]
+    assert call(backup_restore, state="started")["changed"]
+    assert seen == [("stop", ("llm-litellm",), True), ("start", ("llm-litellm", "llm-litellm-standby"), False)]
 
 
 def test_restore_makes_a_place_and_removes_it(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
