@@ -32,9 +32,11 @@ LOGS = Path("/var/log/postgresql")
 PROGRAMS = Path("/usr/lib/postgresql")
 # Read by Debian's tools whenever they make a cluster.
 NO_MAIN_CLUSTER = Path("/etc/postgresql-common/createcluster.d/llm.conf")
+# Containers that use it are stopped before it, so that they write what they still have.
 _DROP_IN = """\
 # Managed by the Ansible collection baremetal.llm.
 [Unit]
+Before=docker.service
 StartLimitIntervalSec=0
 
 [Service]

@@ -133,6 +133,16 @@ def test_without_the_database_at_its_start_it_waits_for_it(admin: Admin, front_d
     assert chat(front_door, front_door.key("laptop")).status == 200
 
 
+def test_what_was_spent_last_is_written_when_the_machine_stops(admin: Admin, front_door: FrontDoor, machine: str) -> None:
+    before, key = spent(admin, "counted"), front_door.key("counted")
+    used = [chat(front_door, key).body["usage"] for _time in range(3)]
+    shell(machine, f"systemctl stop docker.socket docker.service {SERVER}")  # all at once, as a machine that stops does
+    shell(machine, f"systemctl start {SERVER} docker.service")
+    until(lambda: admin.database() == "connected", STARTS_WITHIN, "it runs, with its database")
+    paid = sum(one["prompt_tokens"] * 1000 + one["completion_tokens"] * 2000 for one in used) / 1e6
+    assert spent(admin, "counted") - before == pytest.approx(paid)
+
+
 def test_it_comes_back_with_the_machines_engine(admin: Admin, front_door: FrontDoor, machine: str) -> None:
     shell(machine, "systemctl restart docker")
     until(lambda: admin.database() == "connected", STARTS_WITHIN, "it runs again")
@@ -199,7 +209,7 @@ def backup(machine: str, inventory: Path, identity: Path, public: str, tmp_path:
 
 def test_a_backup_is_put_in_place(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path, backup: dict[str, str]) -> None:
     there, ran = keys(admin), started(machine)
-    late = admin.make_key("late")
+    late = admin.make_key("test-late")
     assert chat(front_door, late).status == 200
     run = play(inventory, "restore", "--extra-vars", json.dumps({**backup, "restore_keep_old": False}))
     assert run.rc == 0, run.said[-3000:]
