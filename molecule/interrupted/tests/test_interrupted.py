@@ -43,6 +43,7 @@ class Site:
         variables = {
             "llm_models": {"tiny-a": {"source": "hf:test/tiny", "files": ["tiny-a.gguf"], "engine": "llama_router", "context": 2048}},
             "llm_serve": [{"model": "tiny-a"}],
+            "llm_routes": {},
             "llm_hub_endpoint": hub.url,
             "llm_download_cache": "",  # an installation that has to download is one that can be met
         }
