@@ -22,7 +22,7 @@ LARGE = (".gguf", ".safetensors")
 MIRRORED = "/huggingface.co"  # it is also a mirror of the public hub
 _API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|paths-info)/([^/]+)")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_RANGE = re.compile(r"bytes=(\d+)-")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 class HubDouble:
@@ -175,8 +175,8 @@ class _CDN(_Answers):
             if start >= len(content):
                 self.send(416, Content_Range=f"bytes */{len(content)}")
                 return
-            place = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.send(206, content[start:], ETag=etag, Content_Range=place)
+            part = content[start : int(span[2]) + 1 if span[2] else None]
+            self.send(206, part, ETag=etag, Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(content)}")
         else:
             self.send(200, content, ETag=etag)
 
