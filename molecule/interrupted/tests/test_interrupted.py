@@ -92,7 +92,7 @@ def test_killed_twice_and_run_again(host: t.Any, hub: HubDouble, tmp_path: Path)
     assert not host.file("/opt/llm/litellm/current").exists
     assert not host.run("ls /opt/llm/litellm/1*/.complete").stdout
 
-    assert "Every model streams" in site.run()
+    assert "All 2 are served." in site.run()
     assert host.check_output("find /opt/llm /var/lib/llm/models -name '*.part' -o -name '.scratch-*'") == ""
     assert host.run("ls /opt/llm/litellm/current/.complete").rc == 0
     assert " changed=0 " in site.run(), "a run after that changes nothing"
