@@ -158,6 +158,28 @@ def test_another_salt_key_is_refused_before_anything_is_changed(machine: str, in
     assert "xxxxxxxx" not in shell(machine, "cat /etc/llm/litellm/salt")
 
 
+@pytest.fixture
+def backup(machine: str, inventory: Path, identity: Path, public: str, tmp_path: Path) -> dict[str, str]:
+    """One made now, as restore.yml is told of it."""
+    run = play(inventory, "backup", "--extra-vars", json.dumps({"backup_encrypt_to": [public], "llm_backup_copies": str(tmp_path)}))
+    assert run.rc == 0, run.said[-3000:]
+    (made,) = (tmp_path / machine).iterdir()
+    return {"restore_from": str(made), "restore_identity": str(identity)}
+
+
+def test_a_backup_is_put_in_place(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path, backup: dict[str, str]) -> None:
+    there, ran = keys(admin), started(machine)
+    late = admin.make_key("test-late")
+    assert chat(front_door, late).status == 200
+    run = play(inventory, "restore", "--extra-vars", json.dumps({**backup, "restore_keep_old": False}))
+    assert run.rc == 0, run.said[-3000:]
+    assert started(machine)[0] == ran[0]
+    assert started(machine)[1] > ran[1]
+    assert keys(admin) == there
+    assert admin.query("SELECT count(*) FROM pg_database WHERE datname LIKE 'litellm_%'") == "0"
+    assert [chat(front_door, key).status for key in (front_door.key("laptop"), late)] == [200, 401]
+
+
 def test_an_image_that_cannot_make_its_tables_changes_nothing(admin: Admin, machine: str, inventory: Path) -> None:
     before, there = started(machine), keys(admin)
     image = derived(
@@ -196,28 +218,6 @@ def test_another_image(admin: Admin, front_door: FrontDoor, machine: str, invent
     assert admin.query("SELECT count(*) FROM pg_database WHERE datname LIKE 'litellm_%'") == "0"
     assert keys(admin) == there
     assert chat(front_door, front_door.key("laptop")).status == 200
-
-
-@pytest.fixture
-def backup(machine: str, inventory: Path, identity: Path, public: str, tmp_path: Path) -> dict[str, str]:
-    """One made now, as restore.yml is told of it."""
-    run = play(inventory, "backup", "--extra-vars", json.dumps({"backup_encrypt_to": [public], "llm_backup_copies": str(tmp_path)}))
-    assert run.rc == 0, run.said[-3000:]
-    (made,) = (tmp_path / machine).iterdir()
-    return {"restore_from": str(made), "restore_identity": str(identity)}
-
-
-def test_a_backup_is_put_in_place(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path, backup: dict[str, str]) -> None:
-    there, ran = keys(admin), started(machine)
-    late = admin.make_key("test-late")
-    assert chat(front_door, late).status == 200
-    run = play(inventory, "restore", "--extra-vars", json.dumps({**backup, "restore_keep_old": False}))
-    assert run.rc == 0, run.said[-3000:]
-    assert started(machine)[0] == ran[0]
-    assert started(machine)[1] > ran[1]
-    assert keys(admin) == there
-    assert admin.query("SELECT count(*) FROM pg_database WHERE datname LIKE 'litellm_%'") == "0"
-    assert [chat(front_door, key).status for key in (front_door.key("laptop"), late)] == [200, 401]
 
 
 def test_native_and_back(admin: Admin, front_door: FrontDoor, machine: str, inventory: Path) -> None:

@@ -62,8 +62,9 @@ def test_traffic_is_on_all_three(fleet: Fleet) -> None:
 
 def test_it_is_drained_while_it_answers(fleet: Fleet) -> None:
     """The run turns everybody else away from it at once, and waits for what it is still saying."""
-    slow_down(THIRD, "5%")  # or its answer would have ended before the run has begun to look
+    slow_down(THIRD, "30%")  # or its answer would have ended before it was seen
     streams = list(streams_until_one_is_on(fleet, THIRD))
+    slow_down(THIRD, "5%")  # or it would have ended before the run has begun to look
     fleet.write(ITS_VARIABLES, {**fleet.read(ITS_VARIABLES), "llm_drain": True})
     with ThreadPoolExecutor() as pool:
         run = pool.submit(fleet.site)
@@ -96,13 +97,19 @@ def slow_down(machine: str, quota: str) -> None:
 
 
 def streams_until_one_is_on(fleet: Fleet, server: str) -> t.Iterator[Asking]:
-    """The gateway chooses who answers; the second goes where the first is not."""
+    """The gateway chooses who answers; the next goes where the one before still is not."""
+    elsewhere = 0
     for number in range(4):
         # LiteLLM ends an answer that says one word a hundred times.
         yield fleet.asking(("chat", f"Tell me long story {number}.", LONG), temperature=1, frequency_penalty=1)
-        time.sleep(1)
-        if fleet.counters(server)["running"]:
-            return
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if fleet.counters(server)["running"]:
+                return
+            now = fleet.counters(LLAMA)["running"]
+            if now > elsewhere:
+                elsewhere = now
+                break
     raise AssertionError(f"the gateway sends nothing to {server}")
 
 
